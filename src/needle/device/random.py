@@ -1,0 +1,109 @@
+"""Every random number that Needle draws on the host comes from here.
+
+Until `seed` is called, draws come from NumPy's global generator, so that `np.random.seed` repeats a run. After
+`seed(n)` they come from a counter-based generator of Needle's own (Philox 4×64-10), whose stream does not depend
+on the device or on the number of threads. Nothing else in Needle may draw.
+
+Reference: J. Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", 2011.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["get_state", "permutation", "rand", "randint", "randn", "seed", "set_state"]
+
+_philox: np.random.Generator | None = None
+
+
+def seed(n: int | None) -> None:
+    """Draw from Needle's own counter-based generator from now on, started at `n`.
+
+    Args:
+        n: the seed, 0 or more. None goes back to NumPy's global generator.
+
+    Example:
+        >>> import needle as ndl
+        >>> ndl.seed(0); a = ndl.init.rand(3); ndl.seed(0); b = ndl.init.rand(3)
+        >>> bool((a.numpy() == b.numpy()).all())
+        True
+        >>> ndl.seed(None)
+    """
+    global _philox  # noqa: PLW0603  the one generator of the process
+    _philox = None if n is None else np.random.Generator(np.random.Philox(n))
+
+
+def rand(*shape: int) -> NDArray[np.float64]:
+    """Draw `shape` float64 numbers from U[0, 1)."""
+    if _philox is None:
+        return np.asarray(np.random.rand(*shape))  # noqa: NPY002  the contract's generator
+    return np.asarray(_philox.random(shape))
+
+
+def randn(*shape: int) -> NDArray[np.float64]:
+    """Draw `shape` float64 numbers from N(0, 1).
+
+    After `seed(n)` each number is made from two uniform ones by the Box-Muller transform, so that every device can
+    make any one of them without making those before it: z = √(−2 ln(1 − u₁)) · cos(2π u₂), all u₁ drawn first.
+    """
+    if _philox is None:
+        return np.asarray(np.random.randn(*shape))  # noqa: NPY002  the contract's generator
+    radius = np.sqrt(-2.0 * np.log1p(-_philox.random(shape)))
+    return np.asarray(radius * np.cos(2.0 * np.pi * _philox.random(shape)))
+
+
+def randint(low: int, high: int, size: int | tuple[int, ...]) -> NDArray[np.int64]:
+    """Draw integers from low to high − 1, each as likely."""
+    if _philox is None:
+        return np.asarray(np.random.randint(low=low, high=high, size=size))  # noqa: NPY002
+    return np.asarray(_philox.integers(low, high, size=size))
+
+
+def permutation(n: int) -> NDArray[np.int64]:
+    """Draw an order of 0 … n − 1, each as likely."""
+    if _philox is None:
+        return np.asarray(np.random.permutation(n))  # noqa: NPY002  the contract's generator
+    return np.asarray(_philox.permutation(n))
+
+
+def get_state() -> dict[str, Any]:
+    """Return the state of both generators as plain numbers and strings that JSON can hold."""
+    name, key, position, has_gauss, cached = np.random.get_state()  # noqa: NPY002
+    numpy_state = [str(name), np.asarray(key).tolist(), int(position), int(has_gauss), float(cached)]
+    return {"numpy": numpy_state, "philox": None if _philox is None else _philox_state(_philox)}
+
+
+def set_state(state: dict[str, Any]) -> None:
+    """Go back to a state that `get_state` returned."""
+    global _philox  # noqa: PLW0603  the one generator of the process
+    name, key, position, has_gauss, cached = state["numpy"]
+    np.random.set_state((name, np.asarray(key, dtype=np.uint32), position, has_gauss, cached))  # noqa: NPY002
+    if state["philox"] is None:
+        _philox = None
+        return
+    _philox = np.random.Generator(np.random.Philox(0))
+    saved = state["philox"]
+    counters = {name: np.asarray(saved[name], dtype=np.uint64) for name in ("counter", "key", "buffer")}
+    _philox.bit_generator.state = {
+        "bit_generator": "Philox",
+        "state": {"counter": counters["counter"], "key": counters["key"]},
+        "buffer": counters["buffer"],
+        "buffer_pos": saved["buffer_pos"],
+        "has_uint32": saved["has_uint32"],
+        "uinteger": saved["uinteger"],
+    }
+
+
+def _philox_state(generator: np.random.Generator) -> dict[str, Any]:
+    state = generator.bit_generator.state
+    return {
+        "counter": [int(word) for word in state["state"]["counter"]],
+        "key": [int(word) for word in state["state"]["key"]],
+        "buffer": [int(word) for word in state["buffer"]],
+        "buffer_pos": int(state["buffer_pos"]),
+        "has_uint32": int(state["has_uint32"]),
+        "uinteger": int(state["uinteger"]),
+    }
