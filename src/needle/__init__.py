@@ -1,0 +1,27 @@
+"""Needle: a deep-learning framework small enough to read.
+
+`import needle as ndl` gives the Tensor, its operators (`ndl.exp`, `ndl.matmul`, …) and the packages `ndl.nn`,
+`ndl.init`, `ndl.optim` and `ndl.data`.
+"""
+
+from needle import autograd as autograd
+from needle import device as device
+from needle import errors as errors
+from needle import ops as ops
+from needle.autograd import Op as Op
+from needle.autograd import Tensor as Tensor
+from needle.autograd import TensorOp as TensorOp
+from needle.autograd import TensorTuple as TensorTuple
+from needle.autograd import TensorTupleOp as TensorTupleOp
+from needle.autograd import Value as Value
+from needle.autograd import enable_grad as enable_grad
+from needle.autograd import no_grad as no_grad
+from needle.device import all_devices as all_devices
+from needle.device import cpu as cpu
+from needle.device import cpu_numpy as cpu_numpy
+from needle.device import default_device as default_device
+from needle.device import seed as seed
+from needle.dtype import *
+from needle.ops import *
+
+__version__ = "0.1.0"

@@ -86,6 +86,5 @@ class MissingExtraError(NeedleError, ImportError):
 
     def __init__(self, package: str, extra: str, purpose: str) -> None:
         super().__init__(
-            f"{purpose} needs the package {package!r}, which is not installed: "
-            f"run `pip install 'needle-dl[{extra}]'`"
+            f"{purpose} needs the package {package!r}, which is not installed: run `pip install 'needle-dl[{extra}]'`"
         )

@@ -39,7 +39,7 @@ def seed(n: int | None) -> None:
 def rand(*shape: int) -> NDArray[np.float64]:
     """Draw `shape` float64 numbers from U[0, 1)."""
     if _philox is None:
-        return np.asarray(np.random.rand(*shape))  # noqa: NPY002  the contract's generator
+        return np.asarray(np.random.rand(*shape))
     return np.asarray(_philox.random(shape))
 
 
@@ -50,7 +50,7 @@ def randn(*shape: int) -> NDArray[np.float64]:
     make any one of them without making those before it: z = √(−2 ln(1 − u₁)) · cos(2π u₂), all u₁ drawn first.
     """
     if _philox is None:
-        return np.asarray(np.random.randn(*shape))  # noqa: NPY002  the contract's generator
+        return np.asarray(np.random.randn(*shape))
     radius = np.sqrt(-2.0 * np.log1p(-_philox.random(shape)))
     return np.asarray(radius * np.cos(2.0 * np.pi * _philox.random(shape)))
 
@@ -58,20 +58,20 @@ def randn(*shape: int) -> NDArray[np.float64]:
 def randint(low: int, high: int, size: int | tuple[int, ...]) -> NDArray[np.int64]:
     """Draw integers from low to high − 1, each as likely."""
     if _philox is None:
-        return np.asarray(np.random.randint(low=low, high=high, size=size))  # noqa: NPY002
+        return np.asarray(np.random.randint(low=low, high=high, size=size))
     return np.asarray(_philox.integers(low, high, size=size))
 
 
 def permutation(n: int) -> NDArray[np.int64]:
     """Draw an order of 0 … n − 1, each as likely."""
     if _philox is None:
-        return np.asarray(np.random.permutation(n))  # noqa: NPY002  the contract's generator
+        return np.asarray(np.random.permutation(n))
     return np.asarray(_philox.permutation(n))
 
 
 def get_state() -> dict[str, Any]:
     """Return the state of both generators as plain numbers and strings that JSON can hold."""
-    name, key, position, has_gauss, cached = np.random.get_state()  # noqa: NPY002
+    name, key, position, has_gauss, cached = np.random.get_state()
     numpy_state = [str(name), np.asarray(key).tolist(), int(position), int(has_gauss), float(cached)]
     return {"numpy": numpy_state, "philox": None if _philox is None else _philox_state(_philox)}
 
@@ -80,7 +80,7 @@ def set_state(state: dict[str, Any]) -> None:
     """Go back to a state that `get_state` returned."""
     global _philox  # noqa: PLW0603  the one generator of the process
     name, key, position, has_gauss, cached = state["numpy"]
-    np.random.set_state((name, np.asarray(key, dtype=np.uint32), position, has_gauss, cached))  # noqa: NPY002
+    np.random.set_state((name, np.asarray(key, dtype=np.uint32), position, has_gauss, cached))
     if state["philox"] is None:
         _philox = None
         return
