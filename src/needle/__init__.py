@@ -7,6 +7,7 @@
 from needle import autograd as autograd
 from needle import device as device
 from needle import errors as errors
+from needle import init as init
 from needle import ops as ops
 from needle.autograd import Op as Op
 from needle.autograd import Tensor as Tensor
