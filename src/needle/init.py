@@ -338,8 +338,7 @@ def _shape(fan_in: int, fan_out: int, options: dict[str, Any]) -> tuple[int, ...
 def _kaiming_options(
     shape: tuple[int, ...] | str | None, nonlinearity: str, options: dict[str, Any]
 ) -> tuple[tuple[int, ...] | None, dict[str, Any]]:
-    if isinstance(shape, str):
-        shape, nonlinearity = None, shape
+    shape, nonlinearity = (None, shape) if isinstance(shape, str) else (shape, nonlinearity)
     if nonlinearity != "relu":
         raise AssertionError(f"kaiming initialisers know the nonlinearity 'relu' only, got {nonlinearity!r}")
     return (None if shape is None else tuple(shape)), options

@@ -15,7 +15,8 @@ def as_class_indices(labels: Array, num_classes: int) -> Array:
         DataError: a label is no whole number from 0 to num_classes − 1.
     """
     xp = array_namespace(labels)
-    indices = labels if labels.dtype.kind in "iu" else xp.astype(labels, xp.int64)
+    is_integer = labels.dtype.kind in "iu"
+    indices = labels if is_integer else xp.astype(xp.where(xp.isfinite(labels), labels, -1), xp.int64)
     wrong = (indices < 0) | (indices >= num_classes) | (indices != labels)
     if xp.any(wrong):
         position = tuple(int(axis[0]) for axis in xp.nonzero(wrong))
