@@ -171,27 +171,29 @@ class TensorTupleOp(Op):
 
 def _run(op: Op, inputs: Sequence[Value]) -> Any:
     """Compute `op` on the data of `inputs`, with the operator and the operands named in any error."""
+    arrays = []
+    narrow = False
     try:
-        arrays = [value.realize_cached_data() for value in inputs]
+        for value in inputs:
+            array = value.cached_data
+            if array is None:
+                array = value.realize_cached_data()
+            arrays.append(array)
+            narrow = narrow or (type(array) is not tuple and array.dtype.char in NARROW_FLOAT_CODES)
     except AttributeError:
         raise _not_values(op, inputs) from None
     try:
-        if op.computes_wide:
-            for array in arrays:
-                if type(array) is not tuple and array.dtype.char in NARROW_FLOAT_CODES:
-                    return _as_data(_compute_narrow(op, arrays))
-        return _as_data(op.compute(*arrays))
+        data = _compute_narrow(op, arrays) if narrow and op.computes_wide else op.compute(*arrays)
     except NeedleError as error:
         error.add_call(op.called, _describe(inputs))
         raise
     except Exception as error:
         raise _explain(op, inputs, arrays, error) from error
+    return data if type(data) is np.ndarray else _as_data(data)
 
 
 def _as_data(data: Any) -> Any:
     """Make NumPy's scalars (what its full reductions return) arrays of no axes again."""
-    if type(data) is np.ndarray:
-        return data
     if isinstance(data, (tuple, list)):
         return tuple(_as_data(part) for part in data)
     return np.asarray(data) if isinstance(data, (np.generic, int, float)) else data
@@ -270,7 +272,7 @@ class Value:
         global TENSOR_COUNTER  # noqa: PLW0603  the contract's counter
         TENSOR_COUNTER += 1
         self.op = op
-        self.inputs = tuple(inputs)
+        self.inputs = inputs if type(inputs) is tuple else tuple(inputs)
         self.cached_data = cached_data
         self.requires_grad = requires_grad
         self.grad = None
@@ -314,7 +316,7 @@ class Value:
             return value
         data = _run(op, inputs)
         value = cls.__new__(cls)
-        if _requires_grad(op, inputs) and not _is_bool(data):
+        if _requires_grad(op, inputs) and (type(data) is tuple or data.dtype.kind != "b"):
             value._init(op, inputs, data, requires_grad=True)
         else:
             value._init(None, (), data, requires_grad=False)
@@ -322,13 +324,12 @@ class Value:
 
 
 def _requires_grad(op: Op, inputs: Sequence[Value]) -> bool:
-    if not (_mode.recording and op.differentiable):
+    if not (op.differentiable and _mode.recording):
         return False
-    return any([value.requires_grad for value in inputs])  # noqa: C419  a list is quicker than a generator
-
-
-def _is_bool(data: Any) -> bool:
-    return type(data) is not tuple and data.dtype.kind == "b"
+    for value in inputs:  # noqa: SIM110  run for every operator: any() over a generator takes three times as long
+        if value.requires_grad:
+            return True
+    return False
 
 
 def _realize(value: Value) -> None:
@@ -406,7 +407,8 @@ class Tensor(TensorOperators, Value):
     @property
     def shape(self) -> tuple[int, ...]:
         """The length of each axis."""
-        shape: tuple[int, ...] = self.realize_cached_data().shape
+        data = self.cached_data
+        shape: tuple[int, ...] = (self.realize_cached_data() if data is None else data).shape
         return shape
 
     @property

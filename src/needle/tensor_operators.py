@@ -53,6 +53,8 @@ class TensorOperators:
     # ------------------------------------------------------------------------------------------ arithmetic
 
     def __add__(self: Tensor, other: Operand) -> Tensor:
+        if isinstance(other, TensorOperators):
+            return self.operators.add(self, other)
         if is_scalar(other):
             return self.operators.add_scalar(self, other)
         return self.operators.add(self, as_operand(other))
@@ -68,6 +70,8 @@ class TensorOperators:
         return self.operators.negate(self) + other
 
     def __mul__(self: Tensor, other: Operand) -> Tensor:
+        if isinstance(other, TensorOperators):
+            return self.operators.multiply(self, other)
         if is_scalar(other):
             return self.operators.mul_scalar(self, other)
         return self.operators.multiply(self, as_operand(other))
@@ -75,6 +79,8 @@ class TensorOperators:
     __rmul__ = __mul__
 
     def __truediv__(self: Tensor, other: Operand) -> Tensor:
+        if isinstance(other, TensorOperators):
+            return self.operators.divide(self, other)
         if is_scalar(other):
             return self.operators.divide_scalar(self, other)
         return self.operators.divide(self, as_operand(other))
@@ -83,6 +89,8 @@ class TensorOperators:
         return self.operators.divide(constant_beside(self, other), self)
 
     def __pow__(self: Tensor, other: Operand) -> Tensor:
+        if isinstance(other, TensorOperators):
+            return self.operators.power(self, other)
         if is_scalar(other):
             return self.operators.power_scalar(self, other)
         return self.operators.power(self, as_operand(other))

@@ -42,8 +42,10 @@ def normalize_axes(axes: int | Sequence[int] | None, ndim: int) -> tuple[int, ..
     """
     if axes is None:
         return tuple(range(ndim))
+    if type(axes) is int and -ndim <= axes < ndim:
+        return (axes % ndim,)
     try:
-        listed = [operator.index(axes)] if not isinstance(axes, Sequence) else list(map(operator.index, axes))
+        listed = list(map(operator.index, axes)) if isinstance(axes, Sequence) else [operator.index(axes)]
     except TypeError:
         raise DTypeError(f"axes are integers, got {axes!r}") from None
     for axis in listed:
