@@ -26,9 +26,10 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from needle.compiler import abstract_result
 from needle.device import Array, Device, array_namespace, cpu, device_of
 from needle.dtype import NARROW_FLOAT_CODES, as_dtype, float32, is_narrow
-from needle.errors import DeviceError, DTypeError, GradientError, NeedleError, ShapeError
+from needle.errors import DeviceError, DTypeError, GradientError, NeedleError, ShapeError, TraceError
 from needle.tensor_operators import TensorOperators
 
 __all__ = [
@@ -182,14 +183,33 @@ def _run(op: Op, inputs: Sequence[Value]) -> Any:
             narrow = narrow or (type(array) is not tuple and array.dtype.char in NARROW_FLOAT_CODES)
     except AttributeError:
         raise _not_values(op, inputs) from None
+    data = _compute(op, inputs, arrays, narrow and op.computes_wide)
+    return data if type(data) is np.ndarray else _as_data(data)
+
+
+def _compute(op: Op, inputs: Sequence[Value], arrays: Sequence[Array], widen: bool) -> Any:
     try:
-        data = _compute_narrow(op, arrays) if narrow and op.computes_wide else op.compute(*arrays)
+        return _compute_widened(op, arrays) if widen else op.compute(*arrays)
     except NeedleError as error:
         error.add_call(op.called, _describe(inputs))
         raise
     except Exception as error:
         raise _explain(op, inputs, arrays, error) from error
-    return data if type(data) is np.ndarray else _as_data(data)
+
+
+def _run_abstractly(op: Op, inputs: Sequence[Value]) -> Any:
+    """Run `op` on shapes and dtypes alone, so that lazy mode finds what is wrong at the call, not when data is needed.
+
+    Returns None where that cannot be told, because the operator looks at values or an input is not known either.
+    """
+    known = [value._abstract if value.cached_data is None else value.cached_data for value in inputs]
+    if any(array is None for array in known):
+        return None
+    try:
+        widen = op.computes_wide and any(type(array) is not tuple and is_narrow(array.dtype) for array in known)
+        return abstract_result(lambda *arrays: _compute(op, inputs, arrays, widen), known)
+    except TraceError:
+        return None
 
 
 def _as_data(data: Any) -> Any:
@@ -199,7 +219,7 @@ def _as_data(data: Any) -> Any:
     return np.asarray(data) if isinstance(data, (np.generic, int, float)) else data
 
 
-def _compute_narrow(op: Op, arrays: Sequence[Array]) -> Any:
+def _compute_widened(op: Op, arrays: Sequence[Array]) -> Any:
     """Compute on float16 and bfloat16 inputs in float32, and round the result back to their type.
 
     Where inputs are of both types, or of one of them and float32, the result stays float32, as promotion has it.
@@ -259,7 +279,7 @@ class Value:
     computed), `requires_grad`, and `grad` (None until `backward` has been through).
     """
 
-    __slots__ = ("__weakref__", "cached_data", "grad", "inputs", "op", "requires_grad")
+    __slots__ = ("__weakref__", "_abstract", "cached_data", "grad", "inputs", "op", "requires_grad")
 
     op: Op | None
     inputs: tuple[Any, ...]  # Values; each operator knows whether Tensors or TensorTuples
@@ -267,6 +287,9 @@ class Value:
     requires_grad: bool
     grad: Any
     num_outputs: int = 1
+    # In lazy mode only: an array (or a tuple of them) with the shape and the dtype that the data will have; None where
+    # the operator's own code can tell only by running.
+    _abstract: Any
 
     def _init(self, op: Op | None, inputs: Sequence[Value], cached_data: Any, requires_grad: bool) -> None:
         global TENSOR_COUNTER  # noqa: PLW0603  the contract's counter
@@ -311,8 +334,10 @@ class Value:
         if LAZY_MODE:
             if not all(isinstance(one, Value) for one in inputs):
                 raise _not_values(op, inputs)
+            abstract = _run_abstractly(op, inputs)
             value = cls.__new__(cls)
             value._init(op, inputs, None, _requires_grad(op, inputs))
+            value._abstract = abstract
             return value
         data = _run(op, inputs)
         value = cls.__new__(cls)
@@ -408,14 +433,19 @@ class Tensor(TensorOperators, Value):
     def shape(self) -> tuple[int, ...]:
         """The length of each axis."""
         data = self.cached_data
-        shape: tuple[int, ...] = (self.realize_cached_data() if data is None else data).shape
+        shape: tuple[int, ...] = (self._known() if data is None else data).shape
         return shape
 
     @property
     def dtype(self) -> np.dtype[Any]:
         """The data type; it compares equal to its name: `x.dtype == "float32"`."""
-        dtype: np.dtype[Any] = self.realize_cached_data().dtype
+        data = self.cached_data
+        dtype: np.dtype[Any] = (self._known() if data is None else data).dtype
         return dtype
+
+    def _known(self) -> Any:
+        """Return what has the shape and the dtype of data that is not computed yet."""
+        return self.realize_cached_data() if self._abstract is None else self._abstract
 
     @property
     def device(self) -> Device:
@@ -715,6 +745,7 @@ class Gradient(Tensor):
         self._init(None, (), adjoint.cached_data, requires_grad=True)
         if adjoint.cached_data is None:
             self._inputs = (adjoint,)
+            self._abstract = adjoint._abstract
 
     def release_graph(self) -> None:
         """Keep the values and let go of the graph: this gradient can no longer be differentiated."""

@@ -19,6 +19,7 @@ __all__ = [
     "MissingExtraError",
     "NeedleError",
     "ShapeError",
+    "TraceError",
     "TrainingError",
 ]
 
@@ -75,6 +76,10 @@ class DataError(NeedleError, ValueError):
 
 class CheckpointError(NeedleError, ValueError):
     """Saved state that does not fit the object it is loaded into, or a file that cannot be read."""
+
+
+class TraceError(NeedleError, TypeError):
+    """Something that needs an array's values, asked for where there is only its shape."""
 
 
 class TrainingError(NeedleError, RuntimeError):

@@ -1,0 +1,225 @@
+"""The table of primitives: everything that a traced program is made of, one row each.
+
+A row holds the primitive's name, its rule (`infer`: shape and dtype from those of the inputs) and its meaning
+(`evaluate`: the same in NumPy, which the reference interpreter runs). A new primitive is a new row.
+
+Elementwise primitives are NumPy's own functions on operands of one shape and of the dtypes that NumPy would compute
+in: the tracer puts the broadcasts and casts there, so that nothing is implicit from here on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["PRIMITIVES", "UFUNC_OF", "Primitive"]
+
+Shape: TypeAlias = tuple[int, ...]
+Kind: TypeAlias = tuple[Shape, np.dtype[Any]]
+
+
+class Operand(Protocol):
+    """What a rule needs to know of an input."""
+
+    @property
+    def shape(self) -> Shape:
+        """The length of each axis."""
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The data type."""
+
+
+@dataclass(frozen=True)
+class Primitive:
+    """One row: `infer(*inputs, **params)` gives (shape, dtype), `evaluate(*arrays, **params)` the array."""
+
+    name: str
+    infer: Callable[..., Kind]
+    evaluate: Callable[..., NDArray[Any]]
+
+
+# -------------------------------------------------------------------------------------------- elementwise
+
+_UFUNCS: tuple[np.ufunc, ...] = (
+    *(np.add, np.subtract, np.multiply, np.divide, np.power, np.remainder, np.floor_divide),
+    *(np.maximum, np.minimum, np.negative, np.absolute, np.sign, np.reciprocal),
+    *(np.exp, np.exp2, np.expm1, np.log, np.log2, np.log10, np.log1p, np.sqrt, np.square),
+    *(np.sin, np.cos, np.tan, np.arctan, np.arctan2, np.sinh, np.cosh, np.tanh),
+    *(np.floor, np.ceil, np.rint, np.trunc),
+    *(np.isfinite, np.isnan, np.isinf, np.signbit, np.copysign),
+    *(np.equal, np.not_equal, np.less, np.less_equal, np.greater, np.greater_equal),
+    *(np.logical_and, np.logical_or, np.logical_not, np.logical_xor),
+    *(np.bitwise_and, np.bitwise_or, np.bitwise_xor, np.invert, np.left_shift, np.right_shift),
+)
+
+UFUNC_OF: dict[str, np.ufunc] = {ufunc.__name__: ufunc for ufunc in _UFUNCS}
+
+
+def _elementwise(ufunc: np.ufunc) -> Primitive:
+    def infer(*inputs: Operand) -> Kind:
+        assert len({one.shape for one in inputs}) == 1, f"{ufunc.__name__}: operands of different shapes"
+        dtypes = tuple(one.dtype for one in inputs)
+        resolved = ufunc.resolve_dtypes((*dtypes, None))
+        assert resolved[:-1] == dtypes, f"{ufunc.__name__}: operands are not cast to {resolved[:-1]}"
+        return inputs[0].shape, resolved[-1]
+
+    def evaluate(*arrays: NDArray[Any]) -> NDArray[Any]:
+        return np.asarray(ufunc(*arrays))
+
+    return Primitive(ufunc.__name__, infer, evaluate)
+
+
+def _infer_where(condition: Operand, a: Operand, b: Operand) -> Kind:
+    assert condition.dtype == np.bool_ and a.dtype == b.dtype
+    assert condition.shape == a.shape == b.shape
+    return a.shape, a.dtype
+
+
+def _infer_cast(a: Operand, dtype: np.dtype[Any]) -> Kind:
+    return a.shape, dtype
+
+
+# -------------------------------------------------------------------------------------------- reductions
+
+
+def _infer_reduction(a: Operand, axes: Sequence[int]) -> Kind:
+    return tuple(length for axis, length in enumerate(a.shape) if axis not in axes), a.dtype
+
+
+def _reduction(name: str, reduce: Callable[..., Any]) -> Primitive:
+    def evaluate(a: NDArray[Any], axes: tuple[int, ...]) -> NDArray[Any]:
+        return np.asarray(reduce(a, axis=axes))
+
+    return Primitive(name, _infer_reduction, evaluate)
+
+
+def _sum(a: NDArray[Any], axis: tuple[int, ...]) -> Any:
+    return np.sum(a, axis=axis, dtype=a.dtype)
+
+
+def _prod(a: NDArray[Any], axis: tuple[int, ...]) -> Any:
+    return np.prod(a, axis=axis, dtype=a.dtype)
+
+
+def _infer_arg(a: Operand, axis: int) -> Kind:
+    return a.shape[:axis] + a.shape[axis + 1 :], np.dtype(np.int64)
+
+
+def _infer_cumsum(a: Operand, axis: int) -> Kind:
+    return a.shape, a.dtype
+
+
+# ---------------------------------------------------------------------------------------------- movement
+
+
+def _infer_reshape(a: Operand, shape: Shape) -> Kind:
+    assert np.prod(a.shape, dtype=int) == np.prod(shape, dtype=int), f"reshape {a.shape} to {shape}"
+    return shape, a.dtype
+
+
+def _infer_permute(a: Operand, axes: Shape) -> Kind:
+    assert sorted(axes) == list(range(len(a.shape)))
+    return tuple(a.shape[axis] for axis in axes), a.dtype
+
+
+def _infer_broadcast(a: Operand, shape: Shape) -> Kind:
+    assert len(a.shape) == len(shape), "broadcast adds no axes: reshape does"
+    assert all(n in (1, m) for n, m in zip(a.shape, shape, strict=True)), f"broadcast {a.shape} to {shape}"
+    return shape, a.dtype
+
+
+def _infer_slice(a: Operand, start: Shape, stop: Shape, step: Shape) -> Kind:
+    return tuple(len(range(*bounds)) for bounds in zip(start, stop, step, strict=True)), a.dtype
+
+
+def _evaluate_slice(a: NDArray[Any], start: Shape, stop: Shape, step: Shape) -> NDArray[Any]:
+    return a[tuple(slice(*bounds) for bounds in zip(start, stop, step, strict=True))]
+
+
+def _infer_pad(a: Operand, widths: Sequence[tuple[int, int]]) -> Kind:
+    return tuple(before + n + after for n, (before, after) in zip(a.shape, widths, strict=True)), a.dtype
+
+
+def _evaluate_pad(a: NDArray[Any], widths: Sequence[tuple[int, int]]) -> NDArray[Any]:
+    return np.pad(a, widths) if a.ndim else a
+
+
+def _infer_flip(a: Operand, axis: Shape) -> Kind:
+    return a.shape, a.dtype
+
+
+def _infer_concat(*inputs: Operand, axis: int) -> Kind:
+    first = inputs[0]
+    total = sum(one.shape[axis] for one in inputs)
+    return (*first.shape[:axis], total, *first.shape[axis + 1 :]), first.dtype
+
+
+def _evaluate_concat(*arrays: NDArray[Any], axis: int) -> NDArray[Any]:
+    return np.concatenate(arrays, axis=axis)
+
+
+# ----------------------------------------------------------------------- contraction, gather and scatter
+
+
+def _infer_matmul(a: Operand, b: Operand) -> Kind:
+    assert a.dtype == b.dtype and len(a.shape) == len(b.shape) >= 2
+    assert a.shape[:-2] == b.shape[:-2] and a.shape[-1] == b.shape[-2], f"matmul {a.shape} @ {b.shape}"
+    return (*a.shape[:-1], b.shape[-1]), a.dtype
+
+
+def _infer_gather(a: Operand, indices: Operand) -> Kind:
+    return (*indices.shape, *a.shape[1:]), a.dtype
+
+
+def _evaluate_gather(a: NDArray[Any], indices: NDArray[Any]) -> NDArray[Any]:
+    return a[indices]
+
+
+def _infer_scatter_add(values: Operand, indices: Operand, length: int) -> Kind:
+    return (length, *values.shape[len(indices.shape) :]), values.dtype
+
+
+def _evaluate_scatter_add(values: NDArray[Any], indices: NDArray[Any], length: int) -> NDArray[Any]:
+    result = np.zeros((length, *values.shape[indices.ndim :]), dtype=values.dtype)
+    np.add.at(result, indices, values)
+    return result
+
+
+def _infer_iota(length: int, dtype: np.dtype[Any]) -> Kind:
+    return (length,), dtype
+
+
+def _evaluate_iota(length: int, dtype: np.dtype[Any]) -> NDArray[Any]:
+    return np.arange(length, dtype=dtype)
+
+
+_ROWS = [
+    *map(_elementwise, _UFUNCS),
+    Primitive("where", _infer_where, np.where),
+    Primitive("cast", _infer_cast, lambda a, dtype: a.astype(dtype)),
+    _reduction("reduce_sum", _sum),
+    _reduction("reduce_prod", _prod),
+    _reduction("reduce_max", np.max),
+    _reduction("reduce_min", np.min),
+    Primitive("argmax", _infer_arg, lambda a, axis: np.asarray(np.argmax(a, axis=axis))),
+    Primitive("argmin", _infer_arg, lambda a, axis: np.asarray(np.argmin(a, axis=axis))),
+    Primitive("cumsum", _infer_cumsum, lambda a, axis: np.cumsum(a, axis=axis, dtype=a.dtype)),
+    Primitive("reshape", _infer_reshape, np.reshape),
+    Primitive("permute", _infer_permute, np.transpose),
+    Primitive("broadcast", _infer_broadcast, np.broadcast_to),
+    Primitive("slice", _infer_slice, _evaluate_slice),
+    Primitive("pad", _infer_pad, _evaluate_pad),
+    Primitive("flip", _infer_flip, np.flip),
+    Primitive("concat", _infer_concat, _evaluate_concat),
+    Primitive("matmul", _infer_matmul, np.matmul),
+    Primitive("gather", _infer_gather, _evaluate_gather),
+    Primitive("scatter_add", _infer_scatter_add, _evaluate_scatter_add),
+    Primitive("iota", _infer_iota, _evaluate_iota),
+]
+
+PRIMITIVES: dict[str, Primitive] = {row.name: row for row in _ROWS}

@@ -1,0 +1,315 @@
+"""Traced arrays: they answer the array API, compute nothing, and record what was asked of them.
+
+An operator's `compute` is run on `TracedArray`s as it would be on NumPy's arrays. Each call makes a node of the graph
+with the shape and the dtype that NumPy's result would have; what is implicit in NumPy (broadcasting, promotion,
+negative indices) becomes nodes of its own. NumPy's own functions work on traced arrays too, through
+`__array_ufunc__` and `__array_function__`, so that an operator written with `np.` traces as well.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, NoReturn
+
+import numpy as np
+from numpy.typing import NDArray
+
+from needle.compiler.graph import Node, Source, constant_node, make_node
+from needle.compiler.primitives import UFUNC_OF
+from needle.errors import TraceError
+
+__all__ = ["TracedArray", "apply_ufunc", "as_node", "node_dtype"]
+
+_PACKAGE = str(Path(__file__).resolve().parents[1])
+
+
+class TracedArray:
+    """An array that is not there yet: a shape, a dtype, and the node that will compute it."""
+
+    __slots__ = ("node",)
+
+    # The module of functions for traced arrays, which is built on this class and puts itself here.
+    namespace: ClassVar[Any]
+
+    def __init__(self, node: Node) -> None:
+        self.node = node
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The length of each axis."""
+        return self.node.shape
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The data type."""
+        return self.node.dtype
+
+    @property
+    def ndim(self) -> int:
+        """The number of axes."""
+        return len(self.node.shape)
+
+    @property
+    def size(self) -> int:
+        """The number of elements."""
+        return math.prod(self.node.shape)
+
+    @property
+    def T(self) -> TracedArray:  # noqa: N802  the array API's name
+        """The axes in reverse order."""
+        return self.namespace.permute_dims(self, tuple(reversed(range(self.ndim))))
+
+    # ------------------------------------------------------------------------- how other code finds functions
+
+    def __array_namespace__(self, api_version: str | None = None) -> Any:
+        return self.namespace
+
+    def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **options: Any) -> Any:
+        if method == "reduce":
+            return self.namespace.reduce_by_ufunc(ufunc, *inputs, **options)
+        if method != "__call__" or options:
+            raise trace_error(f"np.{ufunc.__name__}.{method} with {sorted(options)}")
+        if ufunc is np.matmul:
+            return self.namespace.matmul(*inputs)
+        return apply_ufunc(ufunc, *inputs)
+
+    def __array_function__(self, function: Callable[..., Any], types: Any, args: Any, options: Any) -> Any:
+        return getattr(self.namespace, function.__name__)(*args, **options)
+
+    # ---------------------------------------------------------------------------------------------- operators
+
+    def __add__(self, other: Any) -> TracedArray:
+        return apply_ufunc(np.add, self, other)
+
+    def __radd__(self, other: Any) -> TracedArray:
+        return apply_ufunc(np.add, other, self)
+
+    def __sub__(self, other: Any) -> TracedArray:
+        return apply_ufunc(np.subtract, self, other)
+
+    def __rsub__(self, other: Any) -> TracedArray:
+        return apply_ufunc(np.subtract, other, self)
+
+    def __mul__(self, other: Any) -> TracedArray:
+        return apply_ufunc(np.multiply, self, other)
+
+    def __rmul__(self, other: Any) -> TracedArray:
+        return apply_ufunc(np.multiply, other, self)
+
+    def __truediv__(self, other: Any) -> TracedArray:
+        return apply_ufunc(np.divide, self, other)
+
+    def __rtruediv__(self, other: Any) -> TracedArray:
+        return apply_ufunc(np.divide, other, self)
+
+    def __floordiv__(self, other: Any) -> TracedArray:
+        return apply_ufunc(np.floor_divide, self, other)
+
+    def __mod__(self, other: Any) -> TracedArray:
+        return apply_ufunc(np.remainder, self, other)
+
+    def __pow__(self, other: Any) -> TracedArray:
+        return apply_ufunc(np.power, self, other)
+
+    def __rpow__(self, other: Any) -> TracedArray:
+        return apply_ufunc(np.power, other, self)
+
+    def __matmul__(self, other: Any) -> TracedArray:
+        return self.namespace.matmul(self, other)
+
+    def __rmatmul__(self, other: Any) -> TracedArray:
+        return self.namespace.matmul(other, self)
+
+    def __neg__(self) -> TracedArray:
+        return apply_ufunc(np.negative, self)
+
+    def __abs__(self) -> TracedArray:
+        return apply_ufunc(np.absolute, self)
+
+    def __invert__(self) -> TracedArray:
+        return apply_ufunc(np.invert, self)
+
+    def __and__(self, other: Any) -> TracedArray:
+        return apply_ufunc(np.bitwise_and, self, other)
+
+    def __or__(self, other: Any) -> TracedArray:
+        return apply_ufunc(np.bitwise_or, self, other)
+
+    def __xor__(self, other: Any) -> TracedArray:
+        return apply_ufunc(np.bitwise_xor, self, other)
+
+    __rand__, __ror__, __rxor__ = __and__, __or__, __xor__
+
+    def __eq__(self, other: object) -> TracedArray:  # type: ignore[override]
+        return apply_ufunc(np.equal, self, other)
+
+    def __ne__(self, other: object) -> TracedArray:  # type: ignore[override]
+        return apply_ufunc(np.not_equal, self, other)
+
+    def __lt__(self, other: Any) -> TracedArray:
+        return apply_ufunc(np.less, self, other)
+
+    def __le__(self, other: Any) -> TracedArray:
+        return apply_ufunc(np.less_equal, self, other)
+
+    def __gt__(self, other: Any) -> TracedArray:
+        return apply_ufunc(np.greater, self, other)
+
+    def __ge__(self, other: Any) -> TracedArray:
+        return apply_ufunc(np.greater_equal, self, other)
+
+    __hash__ = object.__hash__
+
+    # ------------------------------------------------------------------------------- methods that NumPy's have
+
+    def astype(self, dtype: Any, copy: bool = True) -> TracedArray:
+        """Return the elements in another dtype."""
+        return self.namespace.astype(self, dtype)
+
+    def reshape(self, *shape: Any) -> TracedArray:
+        """Return the elements in another shape."""
+        return self.namespace.reshape(self, shape[0] if len(shape) == 1 and not isinstance(shape[0], int) else shape)
+
+    def transpose(self, *axes: Any) -> TracedArray:
+        """Return the axes in another order, reversed where none is given."""
+        order = axes[0] if len(axes) == 1 and not isinstance(axes[0], int) else axes
+        return self.namespace.permute_dims(self, order) if order else self.T
+
+    def sum(self, axis: Any = None, dtype: Any = None, keepdims: bool = False) -> TracedArray:
+        """Sum over axes."""
+        return self.namespace.sum(self, axis=axis, dtype=dtype, keepdims=keepdims)
+
+    def mean(self, axis: Any = None, keepdims: bool = False) -> TracedArray:
+        """Average over axes."""
+        return self.namespace.mean(self, axis=axis, keepdims=keepdims)
+
+    def max(self, axis: Any = None, keepdims: bool = False) -> TracedArray:
+        """Return the largest element over axes."""
+        return self.namespace.max(self, axis=axis, keepdims=keepdims)
+
+    def min(self, axis: Any = None, keepdims: bool = False) -> TracedArray:
+        """Return the smallest element over axes."""
+        return self.namespace.min(self, axis=axis, keepdims=keepdims)
+
+    def copy(self) -> TracedArray:
+        """Return this array: a traced array never changes."""
+        return self
+
+    def __getitem__(self, index: Any) -> TracedArray:
+        return self.namespace.take_by_index(self, index)
+
+    # --------------------------------------------------------------------- what needs the values: not while tracing
+
+    def __len__(self) -> int:
+        if not self.shape:
+            raise TypeError("an array of no axes has no length")
+        return self.shape[0]
+
+    def __iter__(self) -> Iterator[TracedArray]:
+        return (self[i] for i in range(len(self)))
+
+    def __bool__(self) -> bool:
+        raise trace_error("a branch on a value (if, while, and, or, not, bool())", "choose with ndl.where")
+
+    def __float__(self) -> float:
+        raise trace_error("float() of a value", "return it from the function and convert it outside")
+
+    def __int__(self) -> int:
+        raise trace_error("int() of a value", "return it from the function and convert it outside")
+
+    def __index__(self) -> int:
+        raise trace_error("a value as an index of Python", "index with the Tensor itself")
+
+    def __array__(self, *_: Any, **__: Any) -> NoReturn:
+        raise trace_error("the values as a NumPy array", "return the Tensor from the function and convert it outside")
+
+    def item(self) -> NoReturn:
+        """Refuse: there is no value yet."""
+        raise trace_error("the value of an element", "return it from the function and convert it outside")
+
+    def __repr__(self) -> str:
+        return f"TracedArray({self.node})"
+
+
+def trace_error(what: str, remedy: str = "") -> TraceError:
+    """Say what a trace cannot do, where the user's program asked for it, and what to do instead."""
+    source = user_source()
+    where = f" at {source}" if source else ""
+    return TraceError(f"{what} is not there while a program is traced{where}" + (f": {remedy}" if remedy else ""))
+
+
+def user_source() -> Source | None:
+    """Return the innermost line of the call stack that is not Needle's own."""
+    frame = sys._getframe(1)
+    while frame.f_code.co_filename.startswith(_PACKAGE):
+        if frame.f_back is None:
+            return None
+        frame = frame.f_back
+    return Source(frame.f_code.co_filename, frame.f_lineno)
+
+
+def traced(primitive: str, *inputs: Node, **params: Any) -> TracedArray:
+    """Record one primitive."""
+    return TracedArray(make_node(primitive, inputs, user_source(), **params))
+
+
+def node_dtype(value: Any) -> Any:
+    """Return an operand's dtype, or the Python type of a number, which takes on the other operand's."""
+    if isinstance(value, (bool, np.bool_)):
+        return np.dtype(bool)
+    if type(value) in (int, float):
+        return type(value)
+    if hasattr(value, "dtype"):
+        return value.dtype
+    raise TraceError(f"a traced array does not combine with {type(value).__name__}")
+
+
+def as_node(value: Any, dtype: np.dtype[Any] | None = None) -> Node:
+    """Return the node of an operand: a traced array's own, or a constant; cast to `dtype` where given."""
+    node = value.node if isinstance(value, TracedArray) else constant_node(np.asarray(value, dtype=dtype))
+    if dtype is None or node.dtype == dtype:
+        return node
+    return make_node("cast", (node,), user_source(), dtype=dtype)
+
+
+def broadcast_node(node: Node, shape: Sequence[int]) -> Node:
+    """Repeat a node to `shape`: first the missing axes, then those of length 1."""
+    shape = tuple(shape)
+    if len(node.shape) < len(shape):
+        padded = (1,) * (len(shape) - len(node.shape)) + node.shape
+        node = make_node("reshape", (node,), user_source(), shape=padded)
+    return node if node.shape == shape else make_node("broadcast", (node,), user_source(), shape=shape)
+
+
+def apply_ufunc(ufunc: np.ufunc, *operands: Any) -> TracedArray:
+    """Record an elementwise function of NumPy, with the broadcasts and casts that NumPy would do."""
+    if ufunc.__name__ not in UFUNC_OF:
+        raise trace_error(f"np.{ufunc.__name__}", "write it with the functions of needle.ops")
+    dtypes = tuple(map(node_dtype, operands))
+    loop = ufunc.resolve_dtypes((*dtypes, *[None] * ufunc.nout))
+    shape = np.broadcast_shapes(*(np.shape(one) if not isinstance(one, TracedArray) else one.shape for one in operands))
+    nodes = [as_node(one, dtype) for one, dtype in zip(operands, loop, strict=False)]
+    return traced(ufunc.__name__, *(broadcast_node(node, shape) for node in nodes))
+
+
+def concrete(value: Any, what: str) -> NDArray[Any]:
+    """Return values that must be known while tracing.
+
+    Raises:
+        TraceError: they are traced.
+    """
+    if isinstance(value, TracedArray):
+        raise trace_error(what)
+    return np.asarray(value)
+
+
+def as_axes(axis: Any, ndim: int) -> tuple[int, ...]:
+    """Return an axis argument as a tuple of numbers from 0 to ndim − 1."""
+    if axis is None:
+        return tuple(range(ndim))
+    listed = axis if isinstance(axis, (tuple, list)) else (axis,)
+    return tuple(operator.index(one) % ndim for one in listed)
