@@ -47,7 +47,10 @@ REWRITES: dict[str, tuple[Callable[[Any], Any], list[str]]] = {
     "equal nodes become one": (lambda x: (x * x) / (x * x), ["multiply", "divide"]),
     "movement there and back goes": (lambda x: x.T.T.reshape(12).reshape(3, 4), []),
     "permutations join": (lambda x: x.reshape(3, 2, 2).transpose(1, 0, 2).transpose(1, 2, 0), ["reshape", "permute"]),
-    "numbers are computed once": (lambda x: x * (np.full_like(x, 2) * np.exp(np.zeros_like(x))), ["broadcast", "multiply"]),
+    "numbers are computed once": (
+        lambda x: x * (np.full_like(x, 2) * np.exp(np.zeros_like(x))),
+        ["broadcast", "multiply"],
+    ),
     "a cast to the same dtype goes": (lambda x: x.astype("float32"), []),
     "a full slice goes": (lambda x: x[:, :], []),
 }
