@@ -1,0 +1,275 @@
+"""The options of each command: their types, defaults and help."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
+
+import needle
+from needle.cli import evaluate_command, predict_command, train_command
+from needle.cli.defaults import DEFAULTS, LEARNING_RATES, WEIGHT_DECAYS
+from needle.train.names import nearest
+
+__all__ = ["build_parser"]
+
+DATASETS = tuple(DEFAULTS)
+OPTIMIZERS = tuple(LEARNING_RATES)
+SCHEDULES = ("constant", "cosine", "step", "one-cycle")
+NORMS = ("batch", "layer")
+
+
+class Parser(argparse.ArgumentParser):
+    """An ArgumentParser whose complaints are one line, and name the nearest known option or command."""
+
+    def __init__(self, **settings: Any) -> None:
+        settings.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
+        super().__init__(allow_abbrev=False, **settings)
+
+    def error(self, message: str) -> NoReturn:
+        """Print the complaint in one line and end with status 2."""
+        self.exit(2, f"needle: error: {message} (see `{self.prog} --help`)\n")
+
+    def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:
+        """Parse, and name the nearest known option for the first one that is unknown."""
+        options, unknown = self.parse_known_args(args, namespace)
+        if unknown:
+            command = getattr(options, "parser", self)
+            command.error(f"unknown argument {unknown[0]}{command.nearest_option(unknown[0])}")
+        return options
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        """Answer an unknown command with the nearest known one; argparse calls this for everything with choices."""
+        if action.choices is not None and value not in action.choices:
+            raise argparse.ArgumentError(action, f"unknown name {value!r}{nearest(value, action.choices)}")
+
+    def nearest_option(self, name: str) -> str:
+        """Return a hint for an unknown option, or nothing for a stray word."""
+        return nearest(name.split("=", maxsplit=1)[0], self._option_string_actions) if name.startswith("-") else ""
+
+
+# --------------------------------------------------------------------------------------------- kinds of value
+
+
+def one_of(*names: str) -> Callable[[str], str]:
+    """Return a type for argparse that takes one of `names`, and names the nearest one otherwise."""
+
+    def parse(text: str) -> str:
+        if text not in names:
+            raise argparse.ArgumentTypeError(f"unknown name {text!r}{nearest(text, names)}")
+        return text
+
+    return parse
+
+
+def whole(low: int, high: int | None = None) -> Callable[[str], int]:
+    """Return a type for argparse that takes whole numbers from `low` to `high`."""
+    bounds = f"{low} or more" if high is None else f"from {low} to {high}"
+
+    def parse(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"expected a whole number, got {text!r}") from None
+        if value < low or (high is not None and value > high):
+            raise argparse.ArgumentTypeError(f"must be {bounds}, got {value}")
+        return value
+
+    return parse
+
+
+def number(low: float, below: float = math.inf, *, above: bool = False) -> Callable[[str], float]:
+    """Return a type for argparse that takes finite numbers from `low` (not `low` itself where `above`), < `below`."""
+    bounds = (f"more than {low:g}" if above else f"{low:g} or more") + (
+        "" if below == math.inf else f" and less than {below:g}"
+    )
+
+    def parse(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"expected a number, got {text!r}") from None
+        if not (low < value if above else low <= value) or not value < below:
+            raise argparse.ArgumentTypeError(f"must be {bounds}, got {text}")
+        return value
+
+    return parse
+
+
+# ---------------------------------------------------------------------------------------------------- parsers
+
+
+def build_parser() -> Parser:
+    """Return the parser of `needle` with all its commands."""
+    parser = Parser(
+        prog="needle",
+        description="Train, evaluate and use small neural networks with Needle.",
+        epilog="examples:\n"
+        "  needle train                      train on the digits that come with Needle, in seconds\n"
+        "  needle train --dataset mnist      train on MNIST, fetched into ./data once\n"
+        "  needle evaluate                   measure the latest model\n"
+        "  needle predict scan.png           say which digit a picture shows",
+    )
+    parser.add_argument("--version", action="version", version=f"needle {needle.__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True, parser_class=Parser)
+    _add_train(commands)
+    _add_evaluate(commands)
+    _add_predict(commands)
+    return parser
+
+
+def _add_command(commands: Any, name: str, run: Callable[[Any], int], **texts: str) -> Parser:
+    parser: Parser = commands.add_parser(name, **texts)
+    parser.set_defaults(run=run, parser=parser)
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    return parser
+
+
+def _add_data(parser: Any, dataset_help: str) -> None:
+    parser.add_argument("--dataset", type=one_of(*DATASETS), metavar="NAME", help=dataset_help)
+    parser.add_argument(
+        "--data-dir",
+        metavar="DIR",
+        help="the folder with the data set's files; MNIST and Fashion-MNIST are fetched into it where they are not "
+        "there yet (default: data/NAME)",
+    )
+
+
+def _add_train(commands: Any) -> None:
+    parser = _add_command(
+        commands,
+        "train",
+        train_command.run,
+        help="train a residual MLP on images, and save it",
+        description="Train a residual MLP on images. With no options: on the digits that come with Needle, in seconds.",
+        epilog="examples:\n"
+        "  needle train\n"
+        "  needle train --dataset mnist --data-dir data/mnist\n"
+        "  needle train --dataset fashion-mnist --epochs 20 --hidden-dim 512 --seed 7\n"
+        "  needle train --optimizer sgd --lr 0.5 --schedule constant --no-augment",
+    )
+    data = parser.add_argument_group("data")
+    _add_data(data, f"{', '.join(DATASETS)} (default: digits)")
+    data.add_argument("--batch-size", type=whole(1), metavar="N", help=_default("images in one step", "batch_size"))
+    data.add_argument(
+        "--augment",
+        action=argparse.BooleanOptionalAction,
+        help=_default("shift (for Fashion-MNIST also mirror) training images at random", "augment"),
+    )
+    data.add_argument(
+        "--workers", type=whole(0, 64), default=0, metavar="N", help="threads that prepare batches ahead (default: 0)"
+    )
+    _add_model_options(parser.add_argument_group("model"))
+    _add_optimization_options(parser.add_argument_group("optimization"))
+    run = parser.add_argument_group("run")
+    run.add_argument(
+        "--seed",
+        type=whole(0, 2**32 - 1),
+        default=0,
+        metavar="N",
+        help="the same seed gives the same model, bit for bit (default: 0)",
+    )
+    run.add_argument("--output-dir", metavar="DIR", help="the run's folder (default: runs/DATASET-DATE-TIME)")
+
+
+def _add_model_options(group: Any) -> None:
+    group.add_argument("--hidden-dim", type=whole(2), metavar="N", help=_default("width of the model", "hidden_dim"))
+    group.add_argument("--num-blocks", type=whole(0), metavar="N", help=_default("residual blocks", "num_blocks"))
+    group.add_argument(
+        "--norm", type=one_of(*NORMS), metavar="NAME", help=_default("normalisation: batch or layer", "norm")
+    )
+    group.add_argument(
+        "--dropout",
+        type=number(0, 1),
+        metavar="P",
+        help=_default("share of activations dropped in training", "dropout"),
+    )
+
+
+def _add_optimization_options(group: Any) -> None:
+    group.add_argument(
+        "--epochs", type=whole(1), metavar="N", help=_default("passes over the training images", "epochs")
+    )
+    group.add_argument(
+        "--optimizer", type=one_of(*OPTIMIZERS), metavar="NAME", help=_default(", ".join(OPTIMIZERS), "optimizer")
+    )
+    group.add_argument(
+        "--lr",
+        type=number(0, above=True),
+        metavar="RATE",
+        help=f"highest learning rate ({_by_optimizer(LEARNING_RATES)})",
+    )
+    group.add_argument(
+        "--schedule",
+        type=one_of(*SCHEDULES),
+        metavar="NAME",
+        help=_default(f"of the learning rate: {', '.join(SCHEDULES)}", "schedule"),
+    )
+    group.add_argument(
+        "--warmup",
+        type=number(0),
+        metavar="EPOCHS",
+        help=_default("epochs over which the learning rate rises from 0", "warmup"),
+    )
+    group.add_argument(
+        "--weight-decay", type=number(0), metavar="W", help=f"pull of the weights to 0 ({_by_optimizer(WEIGHT_DECAYS)})"
+    )
+    group.add_argument("--momentum", type=number(0, 1), metavar="M", help=_default("of sgd and rmsprop", "momentum"))
+    group.add_argument(
+        "--label-smoothing",
+        type=number(0, 1),
+        metavar="E",
+        help=_default("share of each label spread over all classes", "label_smoothing"),
+    )
+
+
+def _by_optimizer(values: dict[str, float]) -> str:
+    return "default: " + ", ".join(f"{value:g} for {name}" for name, value in values.items())
+
+
+def _default(text: str, name: str) -> str:
+    """Add an option's default to its help: one value, or one for each data set where they differ."""
+    values = {dataset: _show(options[name]) for dataset, options in DEFAULTS.items()}
+    if len(set(values.values())) == 1:
+        return f"{text} (default: {values['digits']})"
+    return f"{text} (default: {', '.join(f'{value} for {dataset}' for dataset, value in values.items())})"
+
+
+def _show(value: object) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _add_evaluate(commands: Any) -> None:
+    parser = _add_command(
+        commands,
+        "evaluate",
+        evaluate_command.run,
+        help="measure a saved model on test images",
+        description="Measure a saved model on test images: error, loss, and which class is taken for which.",
+        epilog="examples:\n  needle evaluate\n  needle evaluate runs/mnist-20260101-120000 --data-dir data/mnist",
+    )
+    parser.add_argument("model", nargs="?", metavar="MODEL", help="a run's folder (default: the latest under runs/)")
+    _add_data(parser, f"{', '.join(DATASETS)} (default: the one that the model was trained on)")
+    parser.add_argument(
+        "--batch-size", type=whole(1), default=1000, metavar="N", help="images at a time (default: 1000)"
+    )
+
+
+def _add_predict(commands: Any) -> None:
+    parser = _add_command(
+        commands,
+        "predict",
+        predict_command.run,
+        help="say what pictures show",
+        description="Say what pictures show, with the probability of each class. Pictures are PNG, JPEG and whatever\n"
+        "else Pillow reads, or NumPy's .npy; they are made grey, brought to the model's size and to the training\n"
+        "data's polarity, and each step is told.",
+        epilog="examples:\n  needle predict scan.png\n"
+        "  needle predict --model runs/mnist-20260101-120000 a.png b.jpg c.npy",
+    )
+    parser.add_argument("images", nargs="+", metavar="IMAGE", help="a picture file")
+    parser.add_argument("--model", metavar="MODEL", help="a run's folder (default: the latest under runs/)")
+    parser.add_argument("--as-is", action="store_true", help="do not crop, centre or invert; only make grey and resize")

@@ -1,0 +1,39 @@
+"""`needle evaluate`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from needle.cli.architectures import ARCHITECTURES
+from needle.cli.runs import find_model
+from needle.cli.show import confusion_table, new_console, percent
+from needle.cli.sources import Source, open_source
+from needle.data import DataLoader
+from needle.errors import CheckpointError
+from needle.train import Recipe, confusion_matrix, load_model, predict_batches
+
+__all__ = ["run"]
+
+
+def run(arguments: Any) -> int:
+    """Measure a saved model on a data set's test images."""
+    console = new_console()
+    folder = find_model(arguments.model)
+    saved = load_model(folder, ARCHITECTURES)
+    dataset = arguments.dataset or saved.recipe.dataset
+    source = open_source(dataset, arguments.data_dir, console.print)
+    _check_same_kind(saved.recipe, source, dataset)
+    predictions = predict_batches(saved.model, DataLoader(source.test, arguments.batch_size))
+    console.print(f"{folder}, trained on {saved.recipe.dataset}, on {len(source.test):,} test images of {dataset}:")
+    console.print(f"error {percent(predictions.error)}   loss {predictions.loss:.4f}")
+    counts = confusion_matrix(predictions.labels, predictions.classes, len(source.class_names))
+    console.print(confusion_table(counts, source.class_names))
+    return 0
+
+
+def _check_same_kind(recipe: Recipe, source: Source, dataset: str) -> None:
+    if source.image_shape != recipe.input_shape or len(source.class_names) != len(recipe.class_names):
+        raise CheckpointError(
+            f"the model takes {recipe.input_shape} images of {len(recipe.class_names)} classes, "
+            f"and {dataset} has {source.image_shape} images of {len(source.class_names)}"
+        )

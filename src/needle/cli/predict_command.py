@@ -1,0 +1,43 @@
+"""`needle predict`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from needle.autograd import Tensor
+from needle.cli.architectures import ARCHITECTURES
+from needle.cli.images import Picture, prepare, read_grey
+from needle.cli.runs import find_model
+from needle.cli.show import new_console, percent, probability_table
+from needle.cli.sources import ink_box
+from needle.train import load_model, predict_probabilities
+from needle.train.recipe import Recipe
+
+__all__ = ["run"]
+
+
+def run(arguments: Any) -> int:
+    """Say what pictures show. All of them are read before anything is printed, so that a bad one is seen first."""
+    console = new_console()
+    saved = load_model(find_model(arguments.model), ARCHITECTURES)
+    paths = [Path(name) for name in arguments.images]
+    pictures = [_prepared(path, saved.recipe, arguments.as_is) for path in paths]
+    for path, picture in zip(paths, pictures, strict=True):
+        probabilities = predict_probabilities(saved.model, _as_batch(picture, saved.recipe))[0]
+        best = int(probabilities.argmax())
+        console.print(f"{path}: {saved.recipe.class_names[best]} ({percent(float(probabilities[best]))})", markup=False)
+        for step in picture.steps:
+            console.print(f"  {step}", markup=False)
+        console.print(probability_table(probabilities, saved.recipe.class_names))
+    return 0
+
+
+def _prepared(path: Path, recipe: Recipe, as_is: bool) -> Picture:
+    height, width = recipe.input_shape
+    return prepare(read_grey(path), (height, width), ink_box(recipe.dataset), as_is=as_is)
+
+
+def _as_batch(picture: Picture, recipe: Recipe) -> Tensor:
+    pixels = (picture.pixels - recipe.input_mean) / recipe.input_std
+    return Tensor(pixels.reshape(1, -1), dtype="float32", requires_grad=False)

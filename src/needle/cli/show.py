@@ -1,0 +1,149 @@
+"""What the commands print: a live bar on a terminal, plain lines into a file or a pipe, tables in both."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from types import TracebackType
+
+import numpy as np
+from numpy.typing import NDArray
+from rich import box
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+from needle.train import EpochResult, Row
+
+__all__ = ["EpochReport", "confusion_table", "figures_table", "new_console", "percent", "probability_table"]
+
+
+def new_console() -> Console:
+    """Return a console for standard output, which leaves numbers and words uncoloured but where told."""
+    return Console(highlight=False, soft_wrap=not sys.stdout.isatty())
+
+
+def percent(share: float) -> str:
+    """Return a share as a percentage, at the precision of one image in ten thousand."""
+    return f"{100 * share:.2f} %"
+
+
+# --------------------------------------------------------------------------------------------------- progress
+
+
+class EpochReport:
+    """Shows how training goes: on a terminal a bar that lives while an epoch runs, everywhere a line for each epoch.
+
+    Args:
+        console: where to.
+        epochs: how many there will be.
+        samples: how many an epoch has.
+    """
+
+    def __init__(self, console: Console, epochs: int, samples: int) -> None:
+        self.console, self.epochs, self.samples = console, epochs, samples
+        self.progress = Progress(
+            TextColumn("epoch {task.fields[epoch]}"),
+            BarColumn(bar_width=None),
+            TaskProgressColumn(),
+            TextColumn("{task.fields[figures]}"),
+            TimeRemainingColumn(compact=True),
+            console=console,
+            transient=True,
+            expand=True,
+            disable=not console.is_terminal,
+        )
+        self.task = self.progress.add_task("", total=epochs * samples, epoch=f"1/{epochs}", figures="")
+        self.is_live = console.is_terminal
+
+    def __enter__(self) -> EpochReport:
+        self.progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.progress.stop()
+
+    def after_batch(self, epoch: int, so_far: EpochResult) -> None:
+        """Move the bar."""
+        self.progress.update(
+            self.task,
+            completed=(epoch - 1) * self.samples + so_far.samples,
+            epoch=f"{epoch}/{self.epochs}",
+            figures=f"loss {so_far.loss:.4f}  error {percent(so_far.error)}  {so_far.samples_per_second:,.0f} images/s",
+        )
+
+    def after_epoch(self, row: Row) -> None:
+        """Write the epoch's line."""
+        width = len(str(self.epochs))
+        self.progress.console.print(
+            f"epoch {row['epoch']:>{width}}/{self.epochs}"
+            f"  train loss {row['train_loss']:.4f}  error {percent(row['train_error']):>7}"
+            f"  test loss {row['test_loss']:.4f}  error {percent(row['test_error']):>7}"
+            f"  {row['samples_per_second']:>7,.0f} images/s"
+        )
+
+
+# ----------------------------------------------------------------------------------------------------- tables
+
+
+def figures_table(rows: Sequence[tuple[str, str, str]]) -> Table:
+    """Return a table of train and test figures: (name, train, test) rows."""
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False)
+    table.add_column("")
+    table.add_column("train", justify="right")
+    table.add_column("test", justify="right", style="bold")
+    for row in rows:
+        table.add_row(*row)
+    return table
+
+
+def confusion_table(counts: NDArray[np.integer], class_names: Sequence[str]) -> Table:
+    """Return a table of which class (row) is taken for which (column), with each class's error.
+
+    Shapes:
+        counts: (classes, classes)
+    """
+    table = Table(
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        title="rows: what it is; columns: what it is taken for",
+        title_justify="left",
+    )
+    table.add_column("", style="bold")
+    for name in class_names:
+        table.add_column(name, justify="right", overflow="fold")
+    table.add_column("error", justify="right")
+    for index, row in enumerate(counts):
+        total = int(row.sum())
+        error = percent(1 - row[index] / total) if total else "-"
+        cells = [_cell(int(count), index == column) for column, count in enumerate(row)]
+        table.add_row(class_names[index], *cells, error)
+    return table
+
+
+def _cell(count: int, is_right: bool) -> Text:
+    if is_right:
+        return Text(str(count), style="green")
+    return Text(str(count), style="red") if count else Text(".", style="dim")
+
+
+def probability_table(probabilities: NDArray[np.floating], class_names: Sequence[str], width: int = 30) -> Table:
+    """Return a table of classes by falling probability, with a bar for each.
+
+    Shapes:
+        probabilities: (classes,)
+    """
+    table = Table(box=None, pad_edge=False, show_header=False)
+    table.add_column(style="bold")
+    table.add_column(justify="right")
+    table.add_column()
+    order = np.argsort(-probabilities, kind="stable")
+    for rank, index in enumerate(order):
+        share = float(probabilities[index])
+        table.add_row(
+            class_names[index], percent(share), Text("#" * round(width * share), style="green" if rank == 0 else "")
+        )
+    return table

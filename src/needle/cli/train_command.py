@@ -1,0 +1,209 @@
+"""`needle train`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+
+import needle
+from needle import nn, optim
+from needle.cli.architectures import ARCHITECTURES
+from needle.cli.defaults import resolve
+from needle.cli.runs import new_run_folder, remember_latest
+from needle.cli.show import EpochReport, figures_table, new_console, percent
+from needle.cli.sources import Source, open_source
+from needle.data import DataLoader
+from needle.errors import MissingExtraError
+from needle.train import (
+    Predictions,
+    Recipe,
+    Row,
+    check_writable,
+    curves_png,
+    fit,
+    metrics_jsonl,
+    predict_batches,
+    save_model,
+    worst_png,
+    write_file,
+)
+
+__all__ = ["run"]
+
+# Options that say how the command runs, not what it makes.
+_NOT_IN_RECIPE = {"run", "parser", "debug", "output_dir", "data_dir", "workers"}
+
+
+def run(arguments: Any) -> int:
+    """Train as the options say, and save the model, its figures and the pictures."""
+    options = resolve(vars(arguments))
+    console = new_console()
+    folder = Path(options["output_dir"]) if options["output_dir"] else new_run_folder(options["dataset"])
+    check_writable(folder)
+    source = open_source(options["dataset"], options["data_dir"], console.print)
+    _seed(options["seed"])
+    model, hyperparameters = _build_model(options, source)
+    _announce(console, options, source, model)
+    rows, predictions = _train(console, options, source, model)
+    recipe = _recipe(options, source, hyperparameters, rows[-1])
+    pictures, note = _draw(recipe, rows, predictions, source)
+    _write(folder, recipe, model, rows, pictures)
+    _conclude(console, folder, rows, note)
+    return 0
+
+
+def _seed(seed: int) -> None:
+    """Seed the generator that everything draws from: NumPy's global one."""
+    needle.seed(None)
+    np.random.seed(seed)
+
+
+def _build_model(options: dict[str, Any], source: Source) -> tuple[nn.Module, dict[str, Any]]:
+    hyperparameters = {
+        "dim": int(np.prod(source.image_shape)),
+        "hidden_dim": options["hidden_dim"],
+        "num_blocks": options["num_blocks"],
+        "num_classes": len(source.class_names),
+        "norm": options["norm"],
+        "drop_prob": options["dropout"],
+    }
+    return ARCHITECTURES["MLPResNet"](**hyperparameters), hyperparameters
+
+
+def _announce(console: Console, options: dict[str, Any], source: Source, model: nn.Module) -> None:
+    height, width = source.image_shape
+    count = sum(parameter.size for parameter in model.parameters())
+    console.print(
+        f"{options['dataset']}: {len(source.train):,} training and {len(source.test):,} test images of "
+        f"{width} x {height}, {len(source.class_names)} classes"
+    )
+    console.print(
+        f"MLPResNet: {options['num_blocks']} blocks, {options['hidden_dim']} wide, {options['norm']} norm, "
+        f"{count:,} parameters; {options['optimizer']}, seed {options['seed']}"
+    )
+
+
+# --------------------------------------------------------------------------------------------------- training
+
+
+def _train(
+    console: Console, options: dict[str, Any], source: Source, model: nn.Module
+) -> tuple[list[Row], Predictions]:
+    train_loader, test_loader = _loaders(options, source)
+    optimizer = _optimizer(options, model)
+    steps_per_epoch = -(-len(source.train) // options["batch_size"])
+    rows = []
+    with EpochReport(console, options["epochs"], len(source.train)) as report:
+        epochs = fit(
+            model,
+            optimizer,
+            nn.SoftmaxLoss(label_smoothing=options["label_smoothing"]),
+            train_loader,
+            test_loader,
+            epochs=options["epochs"],
+            test_loss_fn=nn.SoftmaxLoss(),
+            schedule=_schedule(options, steps_per_epoch),
+            after_batch=report.after_batch if report.is_live else None,
+        )
+        for row in epochs:
+            report.after_epoch(row)
+            rows.append(row)
+    return rows, predict_batches(model, test_loader)
+
+
+def _loaders(options: dict[str, Any], source: Source) -> tuple[DataLoader, DataLoader]:
+    source.train.transforms = source.augmentation() if options["augment"] else None
+    train = DataLoader(source.train, options["batch_size"], shuffle=True, num_workers=options["workers"])
+    return train, DataLoader(source.test, 1000)
+
+
+def _schedule(options: dict[str, Any], steps_per_epoch: int) -> Callable[[int], float]:
+    """Return the learning rate as a function of the step."""
+    lr, total = options["lr"], options["epochs"] * steps_per_epoch
+    warmup = round(options["warmup"] * steps_per_epoch)
+    return lambda step: lr * min(1, (step + 1) / max(1, warmup)) * (0.5 + 0.5 * np.cos(np.pi * step / total))
+
+
+def _optimizer(options: dict[str, Any], model: nn.Module) -> optim.Optimizer:
+    makers: dict[str, Callable[..., optim.Optimizer]] = {
+        "adam": optim.Adam,
+        "adamw": optim.AdamW,
+        "sgd": optim.SGD,
+        "rmsprop": optim.RMSprop,
+        "adagrad": optim.Adagrad,
+    }
+    name = options["optimizer"]
+    momentum = {"momentum": options["momentum"]} if name in {"sgd", "rmsprop"} else {}
+    return makers[name](model.parameters(), lr=options["lr"], weight_decay=options["weight_decay"], **momentum)
+
+
+# ---------------------------------------------------------------------------------------------------- results
+
+
+def _recipe(options: dict[str, Any], source: Source, hyperparameters: dict[str, Any], last: Row) -> Recipe:
+    measured = ("epoch", "step", "train_loss", "train_error", "test_loss", "test_error")
+    return Recipe(
+        architecture="MLPResNet",
+        hyperparameters=hyperparameters,
+        input_shape=source.image_shape,
+        class_names=source.class_names,
+        dataset=options["dataset"],
+        options={name: value for name, value in sorted(options.items()) if name not in _NOT_IN_RECIPE},
+        seed=options["seed"],
+        results={name: last[name] for name in measured},
+    )
+
+
+def _draw(recipe: Recipe, rows: list[Row], predictions: Predictions, source: Source) -> tuple[dict[str, bytes], str]:
+    """Return the run's pictures by file name, or none of them and a line that says how to get them."""
+    title = f"{recipe.dataset}: test error {percent(rows[-1]['test_error'])} after {len(rows)} epochs"
+    worst = "What the model is most wrong about: what it is → what it was taken for"
+    try:
+        return {
+            "curves.png": curves_png(rows, title),
+            "worst.png": worst_png(source.test_images(), predictions, source.class_names, title=worst),
+        }, ""
+    except MissingExtraError as error:
+        return {}, f"no pictures: {error}"
+
+
+def _write(folder: Path, recipe: Recipe, model: nn.Module, rows: list[Row], pictures: dict[str, bytes]) -> None:
+    """Write the run's files, the model last: a folder with a model in it is a run that was finished."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_file(folder / "metrics.jsonl", metrics_jsonl(rows))
+    for name, png in pictures.items():
+        write_file(folder / name, png)
+    save_model(folder, model, recipe)
+
+
+_CONTENTS = {
+    "model.json": "how the model was made; its weights lie beside it",
+    "metrics.jsonl": "every epoch's figures",
+    "curves.png": "loss and error, epoch by epoch",
+    "worst.png": "the test images that the model is most wrong about",
+}
+
+
+def _conclude(console: Console, folder: Path, rows: list[Row], note: str) -> None:
+    """Print the table of results, where the files are, and what to do next."""
+    last = rows[-1]
+    figures = [
+        ("error", percent(last["train_error"]), percent(last["test_error"])),
+        ("loss", f"{last['train_loss']:.4f}", f"{last['test_loss']:.4f}"),
+    ]
+    console.print(figures_table(figures))
+    console.print(
+        f"{sum(row['seconds'] for row in rows):.1f} s for {len(rows)} epochs. Saved in {folder}:", markup=False
+    )
+    for name, contents in _CONTENTS.items():
+        if (folder / name).exists():
+            console.print(f"  {name:14} {contents}")
+    if note:
+        console.print(note, markup=False)
+    is_latest = remember_latest(folder)
+    evaluate, predict = ("", "") if is_latest else (f" {folder}", f" --model {folder}")
+    console.print(f"Use it: needle evaluate{evaluate}, or needle predict{predict} IMAGE", markup=False)

@@ -1,0 +1,44 @@
+"""Training: one epoch, many epochs, what a model predicts, pictures of a run, and saved models.
+
+Plain functions over public pieces: a loop written by hand over `needle.nn`, `needle.optim` and `needle.data` does the
+same, and these are short enough to copy. What trains a particular model on particular data is not here but in
+`needle.cli`.
+"""
+
+from needle.train.epoch import EpochResult, evaluate_epoch, train_epoch
+from needle.train.files import check_writable, write_file
+from needle.train.fit import EarlyStopping, Row, fit, metrics_jsonl
+from needle.train.plots import curves_png, worst_png
+from needle.train.prediction import (
+    Predictions,
+    confusion_matrix,
+    predict_batches,
+    predict_probabilities,
+    worst_indices,
+)
+from needle.train.recipe import Recipe
+from needle.train.saving import SavedModel, load_model, read_recipe, save_model
+
+__all__ = [
+    "EarlyStopping",
+    "EpochResult",
+    "Predictions",
+    "Recipe",
+    "Row",
+    "SavedModel",
+    "check_writable",
+    "confusion_matrix",
+    "curves_png",
+    "evaluate_epoch",
+    "fit",
+    "load_model",
+    "metrics_jsonl",
+    "predict_batches",
+    "predict_probabilities",
+    "read_recipe",
+    "save_model",
+    "train_epoch",
+    "worst_indices",
+    "worst_png",
+    "write_file",
+]

@@ -1,0 +1,121 @@
+"""Training for many epochs, with a row of figures for each."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from needle.errors import TrainingError
+from needle.nn import Module
+from needle.optim import Optimizer
+from needle.train.epoch import Batches, EpochResult, LossFunction, evaluate_epoch, train_epoch
+
+__all__ = ["EarlyStopping", "Row", "fit", "metrics_jsonl"]
+
+# One epoch's figures: epoch, step, lr, train_loss, train_error, test_loss, test_error, seconds, samples_per_second.
+Row = dict[str, Any]
+Schedule = Callable[[int], float]
+
+
+def fit(
+    model: Module,
+    optimizer: Optimizer,
+    loss_fn: LossFunction,
+    train_batches: Batches,
+    test_batches: Batches,
+    *,
+    epochs: int,
+    test_loss_fn: LossFunction | None = None,
+    schedule: Schedule | None = None,
+    after_batch: Callable[[int, EpochResult], object] | None = None,
+) -> Iterator[Row]:
+    """Train and evaluate, and give one row of figures after each epoch.
+
+    A generator: the caller prints, stores, or stops by leaving the loop.
+
+    Args:
+        model: the network.
+        optimizer: holds the model's parameters.
+        loss_fn: the loss that is minimised.
+        train_batches: iterated once an epoch.
+        test_batches: likewise, for measuring.
+        epochs: how many times.
+        test_loss_fn: the loss that is measured on the test data; `loss_fn` where None.
+        schedule: step number, from 0 → learning rate.
+        after_batch: called with the epoch, from 1, and the training result so far.
+
+    Raises:
+        TrainingError: the loss is not finite; the message says in which epoch and at which step.
+    """
+    step = 0
+
+    def set_rate() -> None:
+        nonlocal step
+        if schedule is not None:
+            optimizer.lr = schedule(step)
+        step += 1
+
+    def report(so_far: EpochResult) -> None:
+        if after_batch is not None:
+            after_batch(epoch, so_far)
+
+    for epoch in range(1, epochs + 1):
+        try:
+            trained = train_epoch(model, train_batches, optimizer, loss_fn, before_step=set_rate, after_batch=report)
+            tested = evaluate_epoch(model, test_batches, test_loss_fn or loss_fn)
+        except TrainingError as error:
+            raise TrainingError(f"epoch {epoch}, step {step + 1} of the run: {error.rule}") from None
+        yield _row(epoch, step, optimizer.lr, trained, tested)
+
+
+def _row(epoch: int, step: int, lr: float, trained: EpochResult, tested: EpochResult) -> Row:
+    return {
+        "epoch": epoch,
+        "step": step,
+        "lr": float(lr),
+        "train_loss": trained.loss,
+        "train_error": trained.error,
+        "test_loss": tested.loss,
+        "test_error": tested.error,
+        "seconds": trained.seconds + tested.seconds,
+        "samples_per_second": trained.samples_per_second,
+    }
+
+
+def metrics_jsonl(rows: list[Row]) -> bytes:
+    """Return rows as JSON Lines: one object a line, so that any tool can read and append to them."""
+    return "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows).encode()
+
+
+class EarlyStopping:
+    """Tells when a figure has not become better for `patience` epochs.
+
+    Watch data that the final score is not measured on: the best of many looks at a test set flatters.
+
+    Args:
+        patience: how many epochs to wait for a better figure.
+        min_delta: by how much it must be lower to count as better.
+
+    Example:
+        >>> from needle.train import EarlyStopping
+        >>> stop = EarlyStopping(patience=2)
+        >>> [stop(loss) for loss in (0.9, 0.5, 0.6, 0.7)]
+        [False, False, False, True]
+        >>> stop.best
+        0.5
+    """
+
+    def __init__(self, patience: int, min_delta: float = 0.0) -> None:
+        self.patience = patience
+        self.min_delta = min_delta
+        self.best = float("inf")
+        self.waited = 0
+
+    def __call__(self, value: float) -> bool:
+        """Take the next epoch's figure; return whether to stop."""
+        if value < self.best - self.min_delta:
+            self.best, self.waited = value, 0
+        else:
+            self.waited += 1
+        return self.waited >= self.patience

@@ -1,0 +1,218 @@
+"""`needle train` as a user meets it."""
+
+import hashlib
+import json
+import os
+import pty
+import re
+import select
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import safetensors.numpy
+from needle_process import TINY, run_needle
+
+from needle.cli import main
+
+
+def untimed(line):
+    return {name: value for name, value in json.loads(line).items() if name not in {"seconds", "samples_per_second"}}
+
+
+def run_folder(folder):
+    return folder / "runs" / (folder / "runs" / "latest").read_text().strip()
+
+
+def test_train_in_a_pipe_writes_plain_lines_and_a_table(trained):
+    _, process = trained
+    assert (process.returncode, process.stderr) == (0, "")
+    lines = process.stdout.splitlines()
+    assert "\x1b" not in process.stdout
+    assert "\r" not in process.stdout
+    assert re.match(r"digits: [\d,]+ training and [\d,]+ test images of 8 x 8, 10 classes", lines[0])
+    figures = r"loss \d\.\d{4}  error +\d+\.\d\d %"
+    pattern = rf"epoch \d/2  train {figures}  test {figures} +[\d,]+ images/s"
+    epochs = [line for line in lines if line.startswith("epoch")]
+    assert len(epochs) == 2
+    assert all(re.fullmatch(pattern, line) for line in epochs)
+    assert any(line.split()[:1] == ["error"] for line in lines)
+    assert "needle predict IMAGE" in lines[-1]
+
+
+def test_train_leaves_a_run_with_all_its_files(trained):
+    folder = run_folder(trained[0])
+    names = {path.name for path in folder.iterdir()}
+    weights = [name for name in names if name.endswith(".safetensors")]
+    assert len(weights) == 1
+    assert names - set(weights) == {"model.json", "metrics.jsonl", "curves.png", "worst.png"}
+    for name in ("curves.png", "worst.png"):
+        assert (folder / name).read_bytes().startswith(b"\x89PNG")
+
+
+def test_train_records_every_epoch(trained):
+    rows = [json.loads(line) for line in (run_folder(trained[0]) / "metrics.jsonl").read_text().splitlines()]
+    assert [row["epoch"] for row in rows] == [1, 2]
+    assert set(rows[0]) == {
+        *("epoch", "step", "lr", "train_loss", "train_error", "test_loss", "test_error"),
+        *("seconds", "samples_per_second"),
+    }
+    assert rows[1]["step"] == 2 * rows[0]["step"]
+
+
+def test_train_records_how_the_model_was_made(trained):
+    recipe = json.loads((run_folder(trained[0]) / "model.json").read_text())["recipe"]
+    assert recipe["dataset"] == "digits"
+    assert recipe["seed"] == 0
+    assert recipe["hyperparameters"]["hidden_dim"] == 16
+    assert recipe["options"]["epochs"] == 2
+    assert set(recipe["versions"]) == {"python", "needle", "numpy", "safetensors"}
+    assert recipe["results"]["epoch"] == 2
+
+
+@pytest.mark.parametrize("extra", [[], ["--workers", "2"]])
+def test_train_with_the_same_seed_makes_the_same_bits(trained, tmp_path, extra):
+    process = run_needle("train", *TINY, *extra, cwd=tmp_path)
+    assert process.returncode == 0, process.stderr
+    folders = [run_folder(trained[0]), run_folder(tmp_path)]
+    weights = [hashlib.sha256(next(folder.glob("*.safetensors")).read_bytes()).hexdigest() for folder in folders]
+    assert weights[0] == weights[1]
+    rows = [[untimed(line) for line in (folder / "metrics.jsonl").read_text().splitlines()] for folder in folders]
+    assert rows[0] == rows[1]
+
+
+def test_train_with_another_seed_makes_another_model(trained, tmp_path):
+    run_needle("train", *TINY, "--seed", 1, cwd=tmp_path)
+    assert (
+        next(run_folder(tmp_path).glob("*.safetensors")).name != next(run_folder(trained[0]).glob("*.safetensors")).name
+    )
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        *(["--optimizer", name] for name in ("adam", "sgd", "rmsprop", "adagrad")),
+        *(["--schedule", name] for name in ("constant", "cosine", "step")),
+        *(["--warmup", "0"], ["--warmup", "1.5"], ["--lr", "0.01"], ["--weight-decay", "0.3"], ["--dropout", "0.5"]),
+        *(["--norm", "layer"], ["--batch-size", "30"], ["--label-smoothing", "0.2"], ["--no-augment"]),
+        *(["--optimizer", "sgd", "--momentum", "0.3"], ["--num-blocks", "2"], ["--hidden-dim", "17"]),
+    ],
+    ids=" ".join,
+)
+def test_train_option_changes_the_model_and_is_recorded(trained, tmp_path, monkeypatch, option, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", *TINY, *option]) == 0
+    capsys.readouterr()
+    weights = [next(run_folder(folder).glob("*.safetensors")).read_bytes() for folder in (trained[0], tmp_path)]
+    assert weights[0] != weights[1]
+    for array in safetensors.numpy.load(weights[1]).values():
+        assert np.isfinite(array).all()
+    options = json.loads((run_folder(tmp_path) / "model.json").read_text())["recipe"]["options"]
+    for name, value in zip(option[::2], option[1::2], strict=False):
+        assert str(options[name.removeprefix("--").replace("-", "_")]).rstrip("0.") == value.rstrip("0.")
+
+
+def test_train_momentum_counts(tmp_path, monkeypatch, capsys):
+    weights = set()
+    for momentum in ("0.0", "0.5"):
+        monkeypatch.chdir(tmp_path)
+        assert main(["train", *TINY, "--optimizer", "sgd", "--momentum", momentum]) == 0
+        weights.add(next(run_folder(tmp_path).glob("*.safetensors")).name)
+    assert len(weights) == 2
+
+
+def test_train_into_a_named_folder_says_how_to_use_it(tmp_path):
+    process = run_needle("train", *TINY, "--output-dir", "here", cwd=tmp_path, PYTHONIOENCODING="ascii", LC_ALL="C")
+    assert (process.returncode, process.stderr) == (0, "")
+    assert "needle predict --model here IMAGE" in process.stdout
+    assert not (tmp_path / "runs").exists()
+    again = run_needle("evaluate", "here", cwd=tmp_path)
+    assert again.returncode == 0
+
+
+def test_train_without_matplotlib_says_how_to_get_the_pictures(tmp_path, monkeypatch, capsys):
+    for name in [name for name in sys.modules if name.split(".")[0] == "matplotlib"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", *TINY]) == 0
+    output = capsys.readouterr().out
+    assert "no pictures: drawing plots needs the package 'matplotlib'" in output
+    assert "pip install 'needle-dl[plot]'" in output
+    assert not list(tmp_path.rglob("*.png"))
+    assert main(["evaluate"]) == 0
+
+
+# --------------------------------------------------------------------------------------------------- terminal
+
+
+def in_terminal(arguments, cwd, until=None, send=None):
+    """Run the command in a pseudo-terminal; return its status and what it wrote.
+
+    Args:
+        until: send the signal `send` once this text has been seen.
+    """
+    master, slave = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "needle", *arguments],
+        cwd=cwd,
+        env={**os.environ, "TERM": "xterm-256color", "COLUMNS": "100", "LINES": "30"},
+        stdin=slave,
+        stdout=slave,
+        stderr=slave,
+        start_new_session=True,
+    )
+    os.close(slave)
+    written = b""
+    deadline = time.monotonic() + 100
+    while time.monotonic() < deadline:
+        if select.select([master], [], [], 0.1)[0]:
+            try:
+                chunk = os.read(master, 65536)
+            except OSError:  # Linux's way to say that the other end is closed
+                break
+            if not chunk:
+                break
+            written += chunk
+        if until is not None and until in written:
+            process.send_signal(send)
+            until = None
+    os.close(master)
+    return process.wait(timeout=20), written.decode()
+
+
+def test_train_on_a_terminal_shows_a_live_bar_and_the_epochs_lines(tmp_path):
+    status, written = in_terminal(["train", *TINY, "--epochs", "20"], tmp_path)
+    assert status == 0
+    assert re.search(r"loss \d\.\d{4} +error +\d+\.\d\d % +[\d,]+ images/s", written)
+    assert "\x1b[?25l" in written  # the cursor is hidden while the bar lives
+    assert written.rindex("\x1b[?25h") > written.rindex("\x1b[?25l")
+    assert len(re.findall(r"epoch +\d+/20  train loss", written)) == 20
+
+
+def test_train_interrupted_says_so_in_one_line_and_leaves_nothing(tmp_path):
+    status, written = in_terminal(
+        ["train", "--epochs", "5000"], tmp_path, until=b"/5000  train loss", send=signal.SIGINT
+    )
+    assert status == 130
+    assert written.splitlines()[-1] == "needle: interrupted; nothing was saved"
+    assert "Traceback" not in written
+    assert "\x1b[?25h" in written
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_train_whose_reader_goes_away_ends_quietly(tmp_path):
+    process = subprocess.Popen(
+        [sys.executable, "-m", "needle", "train", *TINY, "--epochs", "300"],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    process.stdout.readline()
+    process.stdout.close()
+    assert process.wait(timeout=100) == 1
+    assert process.stderr.read() == b""
+    process.stderr.close()
