@@ -87,7 +87,7 @@ class Reference:
             slope = back(slope)
         return slope
 
-    def epoch(self, X, y, batch, shuffle, lr=None, weight_decay=0.0):
+    def epoch(self, X, y, batch, *, shuffle, lr=None, weight_decay=0.0):
         np.random.seed(4)
         order = np.random.permutation(len(X)) if shuffle else np.arange(len(X))
         losses, errors = [], 0

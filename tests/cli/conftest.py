@@ -1,7 +1,8 @@
 """One small trained run that many tests look at."""
 
 import pytest
-from needle_process import TINY, run_needle
+
+from .needle_process import TINY, run_needle
 
 
 @pytest.fixture(scope="session")

@@ -4,9 +4,10 @@ import gzip
 import os
 
 import pytest
-from needle_process import TINY, idx, run_needle, write_mnist
 
 from needle.cli import main
+
+from .needle_process import TINY, idx, run_needle, write_mnist
 
 
 def complaint(capsys):

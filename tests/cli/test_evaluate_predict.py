@@ -5,10 +5,11 @@ import shutil
 
 import numpy as np
 import pytest
-from needle_process import run_needle, write_mnist
 
 from needle.cli import main
 from needle.cli.sources import open_source
+
+from .needle_process import run_needle, write_mnist
 
 
 @pytest.fixture

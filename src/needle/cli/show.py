@@ -76,13 +76,13 @@ class EpochReport:
         )
 
     def after_epoch(self, row: Row) -> None:
-        """Write the epoch's line."""
-        width = len(str(self.epochs))
+        """Write the epoch's line, and the columns' names above the first."""
+        if row["epoch"] == 1:
+            self.progress.console.print("   epoch  train loss    error   test loss    error   images/s")
+        epoch = f"{row['epoch']}/{self.epochs}"
         self.progress.console.print(
-            f"epoch {row['epoch']:>{width}}/{self.epochs}"
-            f"  train loss {row['train_loss']:.4f}  error {percent(row['train_error']):>7}"
-            f"  test loss {row['test_loss']:.4f}  error {percent(row['test_error']):>7}"
-            f"  {row['samples_per_second']:>7,.0f} images/s"
+            f"{epoch:>8}  {row['train_loss']:>10.4f}  {percent(row['train_error']):>7}"
+            f"  {row['test_loss']:>10.4f}  {percent(row['test_error']):>7}  {row['samples_per_second']:>9,.0f}"
         )
 
 
