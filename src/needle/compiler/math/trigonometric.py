@@ -1,0 +1,261 @@
+"""sin, cos, tan for every finite number, arctan, arctan2.
+
+An angle is first counted in turns, x / 2π, of which only the fraction matters. For a large x the first digits of 1 / 2π
+contribute whole turns, and so they are left out; those that follow are multiplied exactly (M. Payne, R. Hanek,
+"Radian reduction for trigonometric functions", 1983). The exponent of x chooses among a few windows of digits.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from needle.compiler.ir import constant
+from needle.compiler.math.coefficients import (
+    COEFFICIENTS,
+    HALF_PI,
+    INVERSE_TAU_BITS,
+    INVERSE_TAU_LENGTH,
+    PI,
+    TAU,
+)
+from needle.compiler.math.value import (
+    DOUBLE,
+    SINGLE,
+    Value,
+    absolute,
+    bits,
+    copysign,
+    fma,
+    load,
+    number,
+    polynomial,
+    rint,
+    select,
+    to_format,
+)
+
+__all__ = ["arctan", "arctan2", "constants", "cos", "sin", "tan"]
+
+_WINDOW = 26  # exponents of a float32 that share a window of digits
+_FIRST_WINDOW = 51  # 2^51 is where the second window begins: up to there, the first digit makes no whole turn too many
+
+
+def digits_of_inverse_tau(first: int, scale: int = 0) -> float:
+    """Return 53 bits of 1 / 2π, from number `first` after the point on, times 2^scale."""
+    last = first + 52
+    chunk = (INVERSE_TAU_BITS >> (INVERSE_TAU_LENGTH - last)) & ((1 << 53) - 1)
+    return math.ldexp(chunk, scale - last)
+
+
+def window_of_single(number_of_window: int) -> tuple[float, float]:
+    """Return the 106 bits of 1 / 2π that matter to float32 numbers of a window, as two doubles."""
+    first = max(1, _FIRST_WINDOW + _WINDOW * (number_of_window - 1) - SINGLE.fraction + 1)
+    return digits_of_inverse_tau(first), digits_of_inverse_tau(first + 53)
+
+
+def reduce_single(a: Value) -> tuple[Value, Value]:
+    """Return r (a double) with |r| ≤ π/4 and an integer n, a = n π/2 + r up to whole turns, for a float32 a ≥ 0.
+
+    In double precision: a times the window's first half is a sum of two doubles, of which the larger has its whole
+    turns taken off without an error.
+    """
+    wide = to_format(a, DOUBLE)
+    high, low = (wide.of_same_type(part) for part in window_of_single(0))
+    for window in (1, 2, 3):
+        inside = wide >= 2.0 ** (_FIRST_WINDOW + _WINDOW * (window - 1))
+        high, low = (select(inside, *pair) for pair in zip(window_of_single(window), (high, low), strict=True))
+    turns = wide * high
+    rest = fma(wide, low, fma(wide, high, -turns))
+    fraction = turns - rint(turns)
+    shifted = fma(fraction + rest, 4.0, DOUBLE.rounder)
+    reduced = fma(shifted - DOUBLE.rounder, -0.25, fraction) + rest
+    return reduced * TAU["float64"][0], to_format(bits(shifted), SINGLE)
+
+
+def sine_near_zero(r: Value) -> Value:
+    """Return sin r for |r| ≤ π/4."""
+    z = r * r
+    return fma(r * z, polynomial(z, COEFFICIENTS["SIN", r.format.dtype]), r)
+
+
+def cosine_near_zero(r: Value) -> Value:
+    """Return cos r for |r| ≤ π/4."""
+    z = r * r
+    return fma(z, fma(z, polynomial(z, COEFFICIENTS["COS", r.format.dtype]), -0.5), 1.0)
+
+
+def wave_single(x: Value, quarters: int) -> Value:
+    """Return sin(|x| + quarters π/2)."""
+    wide, quarter = reduce_single(absolute(x))
+    r, quarter = to_format(wide, SINGLE), quarter + quarters
+    return flipped(select((quarter & 1).equals(0), sine_near_zero(r), cosine_near_zero(r)), quarter)
+
+
+def flipped(y: Value, quarter: Value) -> Value:
+    """Return −y where bit 1 of `quarter` is set, else y."""
+    sign = (quarter << (30 if y.format is SINGLE else 62)) & y.format.sign_bit
+    return number(bits(y) ^ sign)
+
+
+def with_sign_of(x: Value, y: Value) -> Value:
+    """Return y, or −y where x is negative."""
+    return number(bits(y) ^ (bits(x) & x.format.sign_bit))
+
+
+def sin(x: Value) -> Value:
+    """Return sin x."""
+    return with_sign_of(x, wave_double(x, 0) if x.format is DOUBLE else wave_single(x, 0))
+
+
+def cos(x: Value) -> Value:
+    """Return cos x = sin(x + π/2)."""
+    return wave_double(x, 1) if x.format is DOUBLE else wave_single(x, 1)
+
+
+def tan(x: Value) -> Value:
+    """Return tan x, which is −1 / tan r after an odd number of quarter turns."""
+    if x.format is DOUBLE:
+        return tan_double(x)
+    wide, quarter = reduce_single(absolute(x))
+    r = to_format(wide, SINGLE)
+    lost = to_format(wide - to_format(r, DOUBLE), SINGLE)
+    z = r * r
+    near = r + fma(r * z, polynomial(z, COEFFICIENTS["TAN", "float32"]), fma(z, lost, lost))
+    return with_sign_of(x, select((quarter & 1).equals(0), near, -1.0 / near))
+
+
+# ------------------------------------------------------------------------------------------- double precision
+
+_STEP = 32  # exponents of a float64 that share a window
+_SECOND_WINDOW = 55  # the exponent where the second window begins; each further one leaves out 32 bits more
+_WINDOWS = 32
+_FIRST_BIT = 3  # the first bit of 1 / 2π that is set
+_TABLE = "@needle.inverse_tau"
+
+
+def constants() -> str:
+    """Return the table of windows as LLVM's text: four doubles each, scaled by 2^(32 window)."""
+    parts = [
+        digits_of_inverse_tau(_FIRST_BIT + _STEP * window + 53 * part, _STEP * window)
+        for window in range(_WINDOWS)
+        for part in range(4)
+    ]
+    written = ", ".join(f"double {constant(part, np.dtype(np.float64))}" for part in parts)
+    return f"{_TABLE} = internal unnamed_addr constant [{len(parts)} x double] [{written}], align 64"
+
+
+def two_sum(a: Value, b: Value) -> tuple[Value, Value]:
+    """Return a + b rounded, and what the rounding took (D. Knuth, "Seminumerical Algorithms")."""
+    total = a + b
+    second = total - a
+    return total, (a - (total - second)) + (b - second)
+
+
+def two_product(a: Value, b: Value) -> tuple[Value, Value]:
+    """Return a b rounded, and what the rounding took."""
+    product = a * b
+    return product, fma(a, b, -product)
+
+
+def fraction(a: Value) -> Value:
+    """Return a less the nearest integer, without an error."""
+    return a - rint(a)
+
+
+def turns(a: Value) -> tuple[Value, Value, Value]:
+    """Return w + v, |w| ≤ 1/8, and what holds n in its low bits: a / 2π = w + v + n/4 up to whole turns."""
+    exponent = bits(a) >> DOUBLE.fraction
+    beyond = exponent - (DOUBLE.bias + _SECOND_WINDOW)
+    window = select(beyond < 0, 0, beyond) >> 5
+    a = number(bits(a) - (window << (DOUBLE.fraction + 5)))
+    parts = [load(_TABLE, DOUBLE, (window << 2) + part) for part in range(4)]
+    first, after_first = two_product(a, parts[0])
+    second, after_second = two_product(a, parts[1])
+    third, after_third = two_product(a, parts[2])
+    one, two, three = fraction(first), fraction(after_first), fraction(second)
+    shifted = fma(one + two + three, 4.0, DOUBLE.rounder)
+    total, lost = two_sum(fma(shifted - DOUBLE.rounder, -0.25, one), two)
+    total, lost_too = two_sum(total, three)
+    rest = lost + lost_too + (after_second + third) + fma(a, parts[3], after_third)
+    w = total + rest
+    return w, rest - (w - total), bits(shifted)
+
+
+def reduce_double(a: Value) -> tuple[Value, Value, Value]:
+    """Return r + s with |r| ≤ π/4 and an integer n, a = n π/2 + r + s up to whole turns, for a float64 a ≥ 0."""
+    w, v, quarter = turns(a)
+    high, low = TAU["float64"]
+    r = w * high
+    s = fma(w, high, -r) + fma(w, low, v * high)
+    tiny = a < 2.0**-27  # where 1 / 2π times a may be subnormal, and the sine is a itself
+    return select(tiny, a, r), select(tiny, 0.0, s), select(tiny, 0, quarter)
+
+
+def sine_and_cosine_double(r: Value, s: Value) -> tuple[Value, Value]:
+    """Return sin(r + s) and cos(r + s), |r| ≤ π/4 and s below r's last digit."""
+    z = r * r
+    sine = r + fma(r * z, polynomial(z, COEFFICIENTS["SIN", "float64"]), s * fma(z, -0.5, 1.0))
+    half = z * 0.5
+    head = 1.0 - half
+    tail = fma(z * z, polynomial(z, COEFFICIENTS["COS", "float64"]), -(r * s))
+    return sine, head + (((1.0 - head) - half) + tail)
+
+
+def wave_double(x: Value, quarters: int) -> Value:
+    """Return sin(|x| + quarters π/2)."""
+    a = absolute(x)
+    r, s, quarter = reduce_double(a)
+    quarter = quarter + quarters
+    sine, cosine = sine_and_cosine_double(r, s)
+    y = flipped(select((quarter & 1).equals(0), sine, cosine), quarter)
+    return select(a < math.inf, y, x - x)
+
+
+def tan_double(x: Value) -> Value:
+    """Return tan x = sin x / cos x."""
+    a = absolute(x)
+    r, s, quarter = reduce_double(a)
+    sine, cosine = sine_and_cosine_double(r, s)
+    even = (quarter & 1).equals(0)
+    y = select(even, sine, -cosine) / select(even, cosine, sine)
+    return select(a < math.inf, with_sign_of(x, y), x - x)
+
+
+# ---------------------------------------------------------------------------------------------------- inverse
+
+
+def arctan_to_one(t: Value) -> Value:
+    """Return arctan t − t for 0 ≤ t ≤ 1."""
+    z = t * t
+    return t * z * polynomial(z, COEFFICIENTS["ARCTAN", t.format.dtype])
+
+
+def arctan(x: Value) -> Value:
+    """Return arctan x, which is π/2 − arctan(1/x) beyond 1."""
+    a = absolute(x)
+    beyond = a > 1.0
+    t = select(beyond, 1.0, a) / select(beyond, a, a.of_same_type(1.0))
+    return copysign(completed(t, beyond, HALF_PI[x.format.dtype]), x)
+
+
+def completed(t: Value, beyond: Value, whole: tuple[float, float]) -> Value:
+    """Return arctan t, or whole − arctan t where `beyond`; the smaller parts are added first."""
+    rest = arctan_to_one(t)
+    high, low = (select(beyond, part, t.of_same_type(0.0)) for part in whole)
+    signed, signed_rest = select(beyond, -t, t), select(beyond, -rest, rest)
+    return high + (signed + (signed_rest + low))
+
+
+def arctan2(y: Value, x: Value) -> Value:
+    """Return the angle of the point (x, y), between −π and π."""
+    a, b = absolute(x), absolute(y)
+    steep = b > a
+    large, small = select(steep, b, a), select(steep, a, b)
+    ratio = select(large.equals(small), 1.0, small / large)
+    ratio = select(large.equals(0.0), 0.0, ratio)
+    angle = completed(ratio, steep, HALF_PI[x.format.dtype])
+    high, low = PI[x.format.dtype]
+    angle = select(bits(x) < 0, high - (angle - low), angle)
+    return select(x.unordered(y), x + y, copysign(angle, y))
