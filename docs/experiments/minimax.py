@@ -167,12 +167,12 @@ FITS = [
         {"float32": 7, "float64": 18},
     ),
     Fit(
-        "LOG2",  # log₂(1 + f) = f q(f), to 38 bits: for powers of float32
+        "LOG2",  # log₂(1 + f) = f q(f), to 33 bits: for powers of float32
         lambda f: series(lambda t: mpmath.log1p(t) / LN2, lambda t: mpf(0), 1, f),
         lambda f: abs(f / mpmath.log1p(f)) * LN2 if f else ONE,
         1 / ROOT - 1,
         ROOT - 1,
-        {"float64": 13},
+        {"float64": 11},
     ),
     Fit(
         "ATANH",  # atanh s = s + s³/3 + s⁵ q(s²): for powers of float64
@@ -197,6 +197,22 @@ FITS = [
         mpf(10) ** -6,
         mpf(4),
         {"float32": 8},
+    ),
+    Fit(
+        "TANH",  # tanh x = x + x³ q(x²)
+        over_square(mpmath.tanh, lambda x: x, 3),
+        lambda z: z**1.5 / mpmath.tanh(mpmath.sqrt(z)),
+        mpf(10) ** -9,
+        mpf("0.55") ** 2,
+        {"float32": 4, "float64": 9},
+    ),
+    Fit(
+        "SINH",  # sinh x = x + x³ q(x²)
+        over_square(mpmath.sinh, lambda x: x, 3),
+        lambda z: z**1.5 / mpmath.sinh(mpmath.sqrt(z)),
+        mpf(10) ** -9,
+        ONE,
+        {"float32": 3, "float64": 6},
     ),
     Fit(
         "SIN",  # sin r = r + r³ q(r²)

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from needle.compiler.math.coefficients import COEFFICIENTS, LN2, TWO_OVER_ROOT_PI
 from needle.compiler.math.value import (
     DOUBLE,
-    Format,
     Value,
     absolute,
     bits,
@@ -28,25 +27,27 @@ __all__ = ["cosh", "erf", "exp", "exp2", "expm1", "scaled_exp", "sinh", "tanh"]
 
 @dataclass(frozen=True, slots=True)
 class Reduced:
-    """x = n ln 2 + r: eʳ − 1, and the sum whose low bits hold n + `offset`."""
+    """x = n ln 2 + r + s: the number r, the little s that it lacks, the sum whose low bits hold n + `offset`."""
 
-    expm1: Value
+    r: Value
+    s: Value
     shifted: Value
 
 
 def reduce(x: Value, offset: int) -> Reduced:
-    """Split x = n ln 2 + r. The first product's error is none, the second's is below r's last digit."""
+    """Split x = n ln 2 + r + s. The first product less x is exact."""
     high, low = LN2[x.format.dtype]
     rounder = x.format.rounder + offset
     shifted = fma(x, 1 / high, rounder)
     n = shifted - rounder
-    r = fma(n, -low, fma(n, -high, x))
-    return Reduced(expm1_near_zero(r), shifted)
+    rough = fma(n, -high, x)
+    r = fma(n, -low, rough)
+    return Reduced(r, fma(n, -low, rough - r), shifted)
 
 
-def expm1_near_zero(r: Value) -> Value:
-    """Return eʳ − 1 = r + r² q(r) for |r| ≤ ln 2 / 2."""
-    return fma(r * r, polynomial(r, COEFFICIENTS["EXP", r.format.dtype]), r)
+def exp_tail(r: Value, more: float | Value) -> Value:
+    """Return eʳ − 1 − r + more = r² q(r) + more for |r| ≤ ln 2 / 2."""
+    return fma(r * r, polynomial(r, COEFFICIENTS["EXP", r.format.dtype]), more)
 
 
 def power_of_two(shifted: Value) -> Value:
@@ -70,7 +71,7 @@ def exp(x: Value) -> Value:
     """Return eˣ."""
     limits = (-746.0, 710.0) if x.format is DOUBLE else (-104.0, 89.0)
     reduced = reduce(clamp(x, *limits), offset=2 * x.format.bias)
-    return scaled_exp(reduced.expm1, reduced.shifted)
+    return scaled_exp(exp_tail(reduced.r, reduced.r), reduced.shifted)
 
 
 def exp2(x: Value) -> Value:
@@ -81,61 +82,63 @@ def exp2(x: Value) -> Value:
     shifted = x + rounder
     rest = x - (shifted - rounder)
     high, low = LN2[x.format.dtype]
-    return scaled_exp(expm1_near_zero(fma(rest, high, rest * low)), shifted)
+    r = fma(rest, high, rest * low)
+    return scaled_exp(exp_tail(r, r), shifted)
 
 
 def expm1(x: Value) -> Value:
     """Return eˣ − 1; half of it is what is computed, as 2ⁿ may overflow sooner."""
     limits = (-40.0, 710.0) if x.format is DOUBLE else (-18.0, 89.0)
-    return odd(2.0 * fraction_of_expm1(clamp(x, *limits), halvings=1), x)
+    y = copysign(2.0 * fraction_of_expm1(clamp(x, *limits), halvings=1), x)
+    return select(absolute(x) < 4.0 * x.format.least_normal, x, y)  # where half of it may be subnormal
 
 
 def fraction_of_expm1(x: Value, halvings: int = 0) -> Value:
-    """Return (eˣ − 1) / 2^halvings = s (eʳ − 1) + (s − 2^−halvings), s = 2^(n − halvings).
+    """Return (eˣ − 1) / 2^halvings = t + k r + (k − 2^−halvings), k = 2^(n − halvings) and t = k (eʳ − 1 − r).
 
-    For x not below −40 (−18 in single precision), where the function is −1 to the last digit.
+    The small t is added last. For x not below −40 (−18 in single precision): there, it is −1 to the last digit.
     """
     reduced = reduce(x, offset=x.format.bias - halvings)
     scale = power_of_two(reduced.shifted)
-    return fma(scale, reduced.expm1, scale - 2.0**-halvings)
-
-
-def odd(y: Value, x: Value) -> Value:
-    """Return y with the sign of x; near 0, where parts of y lose digits as subnormal numbers, it is x."""
-    return select(absolute(x) < 4.0 * x.format.least_normal, x, copysign(y, x))
+    linear = fma(scale, reduced.r, scale - 2.0**-halvings)
+    return fma(scale, exp_tail(reduced.r, reduced.s), linear)
 
 
 def tanh(x: Value) -> Value:
-    """Return tanh x = h / (h + 1), h = (e²ᵃ − 1) / 2 with a = |x|; from a = 20 (10) on it is 1 to the last digit.
-
-    The quotient is corrected for what was rounded off h + 1, which would cost a last digit.
-    """
+    """Return tanh x = 1 − 2 / (e²ᵃ + 1), a = |x|, and below 0.55 a polynomial. From a = 20 (10) on it is 1."""
     a = clamp(absolute(x), None, 20.0 if x.format is DOUBLE else 10.0)
-    half = 0.5 * fraction_of_expm1(a + a)
-    below = half + 1.0
-    lost = half - (below - 1.0)
-    inverse = 1.0 / below
-    quotient = half * inverse
-    return odd(fma(inverse, fma(-quotient, below, half) - quotient * lost, quotient), x)
+    far = 1.0 - 2.0 / (fraction_of_exp(a + a) + 1.0)
+    return copysign(select(a < 0.55, odd_polynomial(a, "TANH"), far), x)
+
+
+def odd_polynomial(x: Value, name: str) -> Value:
+    """Return x + x³ q(x²)."""
+    z = x * x
+    return fma(x * z, polynomial(z, COEFFICIENTS[name, x.format.dtype]), x)
+
+
+def fraction_of_exp(x: Value, halvings: int = 0) -> Value:
+    """Return eˣ / 2^halvings, for x where neither is subnormal nor overflows."""
+    reduced = reduce(x, offset=x.format.bias - halvings)
+    scale = power_of_two(reduced.shifted)
+    return fma(scale, exp_tail(reduced.r, reduced.r), scale)
+
+
+def half_exp_of_size(x: Value) -> Value:
+    """Return e^|x| / 2, which overflows only where the hyperbolic sine and cosine do."""
+    return 2.0 * fraction_of_exp(clamp(absolute(x), None, 710.6 if x.format is DOUBLE else 89.5), halvings=2)
 
 
 def sinh(x: Value) -> Value:
-    """Return sinh x = (E + E / (E + 1)) / 2, E = e^|x| − 1. E/4 is what is computed: E itself may overflow sooner."""
-    quarter = fraction_of_expm1(clamp(absolute(x), None, largest_hyperbolic(x.format)), halvings=2)
-    return odd(2.0 * (quarter + quarter / fma(quarter, 4.0, 1.0)), x)
+    """Return sinh x = h − 1 / (4 h), h = e^|x| / 2, and below 1 a polynomial."""
+    half, a = half_exp_of_size(x), absolute(x)
+    return copysign(select(a < 1.0, odd_polynomial(a, "SINH"), half - 0.25 / half), x)
 
 
 def cosh(x: Value) -> Value:
     """Return cosh x = h + 1 / (4 h), h = e^|x| / 2."""
-    reduced = reduce(clamp(absolute(x), None, largest_hyperbolic(x.format)), offset=x.format.bias - 2)
-    scale = power_of_two(reduced.shifted)
-    half = 2.0 * fma(scale, reduced.expm1, scale)
+    half = half_exp_of_size(x)
     return half + 0.25 / half
-
-
-def largest_hyperbolic(of: Format) -> float:
-    """Return a number whose hyperbolic sine and cosine overflow."""
-    return 710.6 if of is DOUBLE else 89.5
 
 
 def erf(x: Value) -> Value:

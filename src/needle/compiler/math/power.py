@@ -1,6 +1,6 @@
 """x to the power y, 2^(y log₂ x), with a logarithm that has more digits than the result.
 
-In single precision it is computed in double precision, to 38 bits; in double precision as a sum of two doubles.
+In single precision it is computed in double precision, to 33 bits; in double precision as a sum of two doubles.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 
 from needle.compiler.math.coefficients import COEFFICIENTS, LN2, LOG2_E
-from needle.compiler.math.exponential import expm1_near_zero, scaled_exp
+from needle.compiler.math.exponential import exp_tail, scaled_exp
 from needle.compiler.math.logarithm import split
 from needle.compiler.math.value import (
     DOUBLE,
@@ -17,6 +17,7 @@ from needle.compiler.math.value import (
     absolute,
     bits,
     clamp,
+    fast_two_sum,
     fma,
     number,
     polynomial,
@@ -60,7 +61,7 @@ def magnitude_single(a: Value, y: Value) -> Value:
     t = clamp(to_format(y, DOUBLE) * log2, -151.0, 129.0)
     n = (t + DOUBLE.rounder) - DOUBLE.rounder
     r = to_format(t - n, SINGLE) * LN2["float32"][0]
-    return scaled_exp(expm1_near_zero(r), to_format(n, SINGLE) + (SINGLE.rounder + 2 * SINGLE.bias))
+    return scaled_exp(exp_tail(r, r), to_format(n, SINGLE) + (SINGLE.rounder + 2 * SINGLE.bias))
 
 
 def magnitude_double(a: Value, y: Value) -> Value:
@@ -74,7 +75,8 @@ def magnitude_double(a: Value, y: Value) -> Value:
     shifted = limited + rounder
     r = limited - (shifted - rounder)
     ln2, ln2_low = LN2["float64"]
-    return scaled_exp(expm1_near_zero(fma(r, ln2, fma(r, ln2_low, rest * ln2))), shifted)
+    r = fma(r, ln2, fma(r, ln2_low, rest * ln2))
+    return scaled_exp(exp_tail(r, r), shifted)
 
 
 def log2_in_two(a: Value) -> tuple[Value, Value]:
@@ -101,12 +103,6 @@ def log2_in_two(a: Value) -> tuple[Value, Value]:
     product_low = fma(total, scale, -product) + fma(total, scale_low, total_low * scale)
     high, lost = fast_two_sum(select(e.equals(0.0), product, e), select(e.equals(0.0), e, product))
     return high, lost + product_low
-
-
-def fast_two_sum(a: Value, b: Value) -> tuple[Value, Value]:
-    """Return a + b rounded, and what the rounding took, where |a| is not below |b|."""
-    total = a + b
-    return total, b - (total - a)
 
 
 _THIRD_LOW = 1 / 3 * 2.0**-54  # 1/3 less its double: (1/3) 2⁻⁵⁴ exactly

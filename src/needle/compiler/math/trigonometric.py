@@ -27,6 +27,7 @@ from needle.compiler.math.value import (
     absolute,
     bits,
     copysign,
+    fast_two_sum,
     fma,
     load,
     number,
@@ -34,6 +35,7 @@ from needle.compiler.math.value import (
     rint,
     select,
     to_format,
+    two_sum,
 )
 
 __all__ = ["arctan", "arctan2", "constants", "cos", "sin", "tan"]
@@ -146,13 +148,6 @@ def constants() -> str:
     return f"{_TABLE} = internal unnamed_addr constant [{len(parts)} x double] [{written}], align 64"
 
 
-def two_sum(a: Value, b: Value) -> tuple[Value, Value]:
-    """Return a + b rounded, and what the rounding took (D. Knuth, "Seminumerical Algorithms")."""
-    total = a + b
-    second = total - a
-    return total, (a - (total - second)) + (b - second)
-
-
 def two_product(a: Value, b: Value) -> tuple[Value, Value]:
     """Return a b rounded, and what the rounding took."""
     product = a * b
@@ -193,14 +188,18 @@ def reduce_double(a: Value) -> tuple[Value, Value, Value]:
     return select(tiny, a, r), select(tiny, 0.0, s), select(tiny, 0, quarter)
 
 
-def sine_and_cosine_double(r: Value, s: Value) -> tuple[Value, Value]:
-    """Return sin(r + s) and cos(r + s), |r| ≤ π/4 and s below r's last digit."""
+def sine_double(r: Value, s: Value) -> tuple[Value, Value]:
+    """Return sin(r + s), and what its rounding took, for |r| ≤ π/4 and s below r's last digit."""
     z = r * r
-    sine = r + fma(r * z, polynomial(z, COEFFICIENTS["SIN", "float64"]), s * fma(z, -0.5, 1.0))
+    return fast_two_sum(r, fma(r * z, polynomial(z, COEFFICIENTS["SIN", "float64"]), s * fma(z, -0.5, 1.0)))
+
+
+def cosine_double(r: Value, s: Value) -> tuple[Value, Value]:
+    """Return cos(r + s), and what its rounding took."""
+    z = r * r
     half = z * 0.5
-    head = 1.0 - half
-    tail = fma(z * z, polynomial(z, COEFFICIENTS["COS", "float64"]), -(r * s))
-    return sine, head + (((1.0 - head) - half) + tail)
+    head, lost = fast_two_sum(r.of_same_type(1.0), -half)
+    return fast_two_sum(head, lost + fma(z * z, polynomial(z, COEFFICIENTS["COS", "float64"]), -(r * s)))
 
 
 def wave_double(x: Value, quarters: int) -> Value:
@@ -208,18 +207,26 @@ def wave_double(x: Value, quarters: int) -> Value:
     a = absolute(x)
     r, s, quarter = reduce_double(a)
     quarter = quarter + quarters
-    sine, cosine = sine_and_cosine_double(r, s)
-    y = flipped(select((quarter & 1).equals(0), sine, cosine), quarter)
+    y = flipped(select((quarter & 1).equals(0), sine_double(r, s)[0], cosine_double(r, s)[0]), quarter)
     return select(a < math.inf, y, x - x)
 
 
 def tan_double(x: Value) -> Value:
-    """Return tan x = sin x / cos x."""
+    """Return tan x = sin x / cos x, or −cos x / sin x after an odd number of quarter turns.
+
+    The quotient is corrected for what the rounding of both took.
+    """
     a = absolute(x)
     r, s, quarter = reduce_double(a)
-    sine, cosine = sine_and_cosine_double(r, s)
     even = (quarter & 1).equals(0)
-    y = select(even, sine, -cosine) / select(even, cosine, sine)
+    sine, cosine = sine_double(r, s), cosine_double(r, s)
+    above, above_lost = (select(even, *parts) for parts in zip(sine, cosine, strict=True))
+    below, below_lost = (select(even, *parts) for parts in zip(cosine, sine, strict=True))
+    inverse = 1.0 / below
+    quotient = above * inverse
+    lost = fma(-quotient, below, above) + (above_lost - quotient * below_lost)
+    y = fma(lost, inverse, quotient)
+    y = select(even, y, -y)
     return select(a < math.inf, with_sign_of(x, y), x - x)
 
 

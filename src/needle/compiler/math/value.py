@@ -24,6 +24,7 @@ __all__ = [
     "bits",
     "clamp",
     "copysign",
+    "fast_two_sum",
     "fma",
     "load",
     "number",
@@ -31,6 +32,7 @@ __all__ = [
     "rint",
     "select",
     "to_format",
+    "two_sum",
 ]
 
 Operand: TypeAlias = "Value | float"
@@ -253,3 +255,16 @@ def polynomial(x: Value, coefficients: Sequence[float]) -> Value:
     for coefficient in reversed(coefficients[:-1]):
         total = fma(total, x, coefficient)
     return total
+
+
+def two_sum(a: Value, b: Value) -> tuple[Value, Value]:
+    """Return a + b rounded, and what the rounding took (D. Knuth, "Seminumerical Algorithms")."""
+    total = a + b
+    second = total - a
+    return total, (a - (total - second)) + (b - second)
+
+
+def fast_two_sum(a: Value, b: Value) -> tuple[Value, Value]:
+    """Return a + b rounded, and what the rounding took, where |a| is not below |b|."""
+    total = a + b
+    return total, b - (total - a)
