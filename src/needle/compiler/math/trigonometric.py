@@ -8,6 +8,7 @@ contribute whole turns, and so they are left out; those that follow are multipli
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -244,25 +245,26 @@ def arctan(x: Value) -> Value:
     a = absolute(x)
     beyond = a > 1.0
     t = select(beyond, 1.0, a) / select(beyond, a, a.of_same_type(1.0))
-    return copysign(completed(t, beyond, HALF_PI[x.format.dtype]), x)
+    base = [select(beyond, part, a.of_same_type(0.0)) for part in HALF_PI[x.format.dtype]]
+    return copysign(angle_from(base, t, beyond), x)
 
 
-def completed(t: Value, beyond: Value, whole: tuple[float, float]) -> Value:
-    """Return arctan t, or whole − arctan t where `beyond`; the smaller parts are added first."""
+def angle_from(base: Sequence[Value], t: Value, backward: Value) -> Value:
+    """Return base + arctan t, or base − arctan t where `backward`, 0 ≤ t ≤ 1; the smaller parts are added first."""
+    high, low = base
     rest = arctan_to_one(t)
-    high, low = (select(beyond, part, t.of_same_type(0.0)) for part in whole)
-    signed, signed_rest = select(beyond, -t, t), select(beyond, -rest, rest)
-    return high + (signed + (signed_rest + low))
+    step, step_rest = select(backward, -t, t), select(backward, -rest, rest)
+    return high + (step + (step_rest + low))
 
 
 def arctan2(y: Value, x: Value) -> Value:
-    """Return the angle of the point (x, y), between −π and π."""
+    """Return the angle of the point (x, y), between −π and π, counted from the axis that is nearest."""
     a, b = absolute(x), absolute(y)
-    steep = b > a
+    steep, left = b > a, bits(x) < 0
     large, small = select(steep, b, a), select(steep, a, b)
     ratio = select(large.equals(small), 1.0, small / large)
     ratio = select(large.equals(0.0), 0.0, ratio)
-    angle = completed(ratio, steep, HALF_PI[x.format.dtype])
-    high, low = PI[x.format.dtype]
-    angle = select(bits(x) < 0, high - (angle - low), angle)
-    return select(x.unordered(y), x + y, copysign(angle, y))
+    parts = zip(HALF_PI[x.format.dtype], PI[x.format.dtype], strict=True)
+    base = [select(steep, upright, select(left, flat, a.of_same_type(0.0))) for upright, flat in parts]
+    angle = copysign(angle_from(base, ratio, steep ^ left), y)
+    return select(x.unordered(y), x + y, angle)
