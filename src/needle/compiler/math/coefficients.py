@@ -1,4 +1,4 @@
-"""Constants and coefficients of the elementary functions. Written by docs/experiments/minimax.py.
+"""Constants and coefficients of the elementary functions. Written by scripts/minimax.py.
 
 A constant is the nearest number of a format and what it lacks. Coefficients come lowest power first; each polynomial is
 the minimax one on the interval that its function reduces to, and the comment says how far it is off, as a power of two

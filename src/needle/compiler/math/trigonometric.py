@@ -42,7 +42,7 @@ from needle.compiler.math.value import (
 __all__ = ["arctan", "arctan2", "constants", "cos", "sin", "tan"]
 
 _WINDOW = 26  # exponents of a float32 that share a window of digits
-_FIRST_WINDOW = 51  # 2^51 is where the second window begins: up to there, the first digit makes no whole turn too many
+_SECOND_WINDOW_SINGLE = 51  # its least exponent: the first bit that it keeps gives half turns and no whole one
 
 
 def digits_of_inverse_tau(first: int, scale: int = 0) -> float:
@@ -54,7 +54,7 @@ def digits_of_inverse_tau(first: int, scale: int = 0) -> float:
 
 def window_of_single(number_of_window: int) -> tuple[float, float]:
     """Return the 106 bits of 1 / 2π that matter to float32 numbers of a window, as two doubles."""
-    first = max(1, _FIRST_WINDOW + _WINDOW * (number_of_window - 1) - SINGLE.fraction + 1)
+    first = max(1, _SECOND_WINDOW_SINGLE + _WINDOW * (number_of_window - 1) - SINGLE.fraction + 1)
     return digits_of_inverse_tau(first), digits_of_inverse_tau(first + 53)
 
 
@@ -67,7 +67,7 @@ def reduce_single(a: Value) -> tuple[Value, Value]:
     wide = to_format(a, DOUBLE)
     high, low = (wide.of_same_type(part) for part in window_of_single(0))
     for window in (1, 2, 3):
-        inside = wide >= 2.0 ** (_FIRST_WINDOW + _WINDOW * (window - 1))
+        inside = wide >= 2.0 ** (_SECOND_WINDOW_SINGLE + _WINDOW * (window - 1))
         high, low = (select(inside, *pair) for pair in zip(window_of_single(window), (high, low), strict=True))
     turns = wide * high
     rest = fma(wide, low, fma(wide, high, -turns))

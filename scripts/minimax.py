@@ -4,7 +4,7 @@ Prints `src/needle/compiler/math/coefficients.py`. Coefficients are rounded to t
 power first, and the others are fitted again after each, so that the later ones make up for the rounding of the earlier.
 Needs mpmath (which is not among Needle's dependencies) and half a minute::
 
-    python docs/experiments/minimax.py > src/needle/compiler/math/coefficients.py
+    python scripts/minimax.py > src/needle/compiler/math/coefficients.py
     ruff format src/needle/compiler/math/coefficients.py
 """
 
@@ -260,7 +260,7 @@ PAIRS = {
 }
 INVERSE_TAU_LENGTH = 1280
 
-HEAD = '''"""Constants and coefficients of the elementary functions. Written by docs/experiments/minimax.py.
+HEAD = '''"""Constants and coefficients of the elementary functions. Written by scripts/minimax.py.
 
 A constant is the nearest number of a format and what it lacks. Coefficients come lowest power first; each polynomial is
 the minimax one on the interval that its function reduces to, and the comment says how far it is off, as a power of two
