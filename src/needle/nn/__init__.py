@@ -1,0 +1,82 @@
+"""Modules: layers, activations, losses, and what holds them together.
+
+A `Module` is a function with parameters; modules nest into a tree, and each file here is a family of them. The
+mathematics is in `needle.ops`; a module adds the parameters, the state and the options.
+"""
+
+from needle.nn.activation import (
+    ELU,
+    GELU,
+    LeakyReLU,
+    LogSoftmax,
+    ReLU,
+    Sigmoid,
+    SiLU,
+    Softmax,
+    Softplus,
+    Tanh,
+)
+from needle.nn.batch_normalization import BatchNorm1d, BatchNorm2d, InstanceNorm1d, InstanceNorm2d
+from needle.nn.container import Flatten, Identity, ModuleDict, ModuleList, Residual, Sequential
+from needle.nn.dropout import Dropout
+from needle.nn.linear import Linear
+from needle.nn.loss import (
+    BCEWithLogitsLoss,
+    CrossEntropyLoss,
+    HuberLoss,
+    KLDivLoss,
+    L1Loss,
+    MSELoss,
+    NLLLoss,
+    SoftmaxLoss,
+)
+from needle.nn.module import Module, _child_modules, _unpack_params
+from needle.nn.normalization import GroupNorm, LayerNorm, LayerNorm1d, RMSNorm
+from needle.nn.parameter import Buffer, Parameter
+from needle.nn.regularization import l1_penalty, l2_penalty
+from needle.nn.state import UnmatchedNames
+
+__all__ = [
+    "ELU",
+    "GELU",
+    "BCEWithLogitsLoss",
+    "BatchNorm1d",
+    "BatchNorm2d",
+    "Buffer",
+    "CrossEntropyLoss",
+    "Dropout",
+    "Flatten",
+    "GroupNorm",
+    "HuberLoss",
+    "Identity",
+    "InstanceNorm1d",
+    "InstanceNorm2d",
+    "KLDivLoss",
+    "L1Loss",
+    "LayerNorm",
+    "LayerNorm1d",
+    "LeakyReLU",
+    "Linear",
+    "LogSoftmax",
+    "MSELoss",
+    "Module",
+    "ModuleDict",
+    "ModuleList",
+    "NLLLoss",
+    "Parameter",
+    "RMSNorm",
+    "ReLU",
+    "Residual",
+    "Sequential",
+    "SiLU",
+    "Sigmoid",
+    "Softmax",
+    "SoftmaxLoss",
+    "Softplus",
+    "Tanh",
+    "UnmatchedNames",
+    "_child_modules",
+    "_unpack_params",
+    "l1_penalty",
+    "l2_penalty",
+]

@@ -1,0 +1,54 @@
+"""Layers that drop some of their inputs at random while training."""
+
+from __future__ import annotations
+
+from needle import init
+from needle.autograd import Tensor
+from needle.errors import DataError
+from needle.nn.module import Module
+from needle.ops import divide_scalar, multiply
+
+__all__ = ["Dropout"]
+
+
+class Dropout(Module):
+    """Set each element to zero with probability p in training; pass everything in evaluation.
+
+    Formula::
+
+        y = x · mask / (1 − p)   with mask = 1 where a uniform draw ≤ 1 − p, else 0
+
+    The division keeps the expected value of each element at x, so that evaluation needs no scaling.
+
+    Shapes:
+        x, result: any.
+
+    Args:
+        p: the probability that an element is dropped, 0 ≤ p < 1.
+
+    State:
+        One draw of x's shape for each call in training, also where p is 0; none in evaluation.
+
+    Raises:
+        DataError: p is not in [0, 1).
+
+    Reference:
+        N. Srivastava et al., "Dropout: a simple way to prevent neural networks from overfitting", 2014. They scale
+        in evaluation instead.
+    """
+
+    def __init__(self, p: float = 0.5) -> None:
+        if not 0 <= p < 1:
+            raise DataError(f"Dropout: the probability p is in [0, 1), got {p}")
+        self.p = p
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Drop elements where training."""
+        if not self.training:
+            return x
+        mask = init.randb(*x.shape, p=1 - self.p, device=x.device, dtype=x.dtype)
+        return divide_scalar(multiply(x, mask), 1 - self.p)
+
+    def extra_repr(self) -> str:
+        """Return the probability."""
+        return f"p={self.p}"
