@@ -35,7 +35,7 @@ def test_evaluate_counts_every_test_image_once_in_its_table(run_dir, capsys):
     rows = [line.split() for line in capsys.readouterr().out.splitlines()]
     rows = [row for row in rows if len(row) == 13 and row[0].isdigit()]
     counts = np.array([[0 if cell == "." else int(cell) for cell in row[1:11]] for row in rows])
-    labels = np.bincount([label for _, label in open_source("digits", None, print).test], minlength=10)
+    labels = np.bincount(open_source("digits", None, print).test.labels, minlength=10)
     np.testing.assert_array_equal(counts.sum(axis=1), labels)
     assert 1 - counts.trace() / counts.sum() == pytest.approx(results(run_dir)["test_error"])
 

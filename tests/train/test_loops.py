@@ -44,7 +44,7 @@ def test_evaluate_epoch_gives_every_sample_the_same_weight(data):
 
 def test_evaluate_epoch_changes_nothing_and_records_no_graph(data):
     model = nn.Sequential(nn.Flatten(), nn.Linear(6, 5), nn.BatchNorm1d(5), nn.Dropout(0.5), nn.Linear(5, 4))
-    before = {name: value.numpy() for name, value in model.state_dict().items()}
+    before = model.state_dict()
     seen = []
 
     def loss_fn(logits, labels):
@@ -58,7 +58,7 @@ def test_evaluate_epoch_changes_nothing_and_records_no_graph(data):
     assert not model.training
     np.testing.assert_array_equal(np.random.get_state()[1], state)
     for name, value in model.state_dict().items():
-        np.testing.assert_array_equal(value.numpy(), before[name])
+        np.testing.assert_array_equal(value, before[name])
 
 
 def test_train_epoch_takes_the_steps_of_gradient_descent(data):
@@ -175,8 +175,11 @@ def test_fit_reports_every_batch_with_its_epoch(data):
 
 
 def test_fit_says_in_which_epoch_and_step_the_loss_stopped_being_finite(data):
-    run, _, _ = make_run(data, schedule=lambda step: 1e38 if step == 4 else 0.1)
-    with pytest.raises(TrainingError, match=r"epoch 2, step 6 of the run: the loss is \w+ at step 3"):
+    run, _, _ = make_run(data, schedule=lambda step: float("inf") if step == 3 else 0.1)
+    with pytest.raises(TrainingError, match=r"epoch 2, step 5 of the run: the loss is \w+ at step 2 of the epoch"):
+        list(run)
+    run, _, _ = make_run(data, schedule=lambda step: float("inf") if step == 5 else 0.1)
+    with pytest.raises(TrainingError, match=r"epoch 2, after step 6 of the run: the loss is \w+ in batch 1 of the"):
         list(run)
 
 

@@ -107,7 +107,7 @@ def build_parser() -> Parser:
         description="Train, evaluate and use small neural networks with Needle.",
         epilog="examples:\n"
         "  needle train                      train on the digits that come with Needle, in seconds\n"
-        "  needle train --dataset mnist      train on MNIST, fetched into ./data once\n"
+        "  needle train --dataset mnist      train on MNIST, which is fetched once\n"
         "  needle evaluate                   measure the latest model\n"
         "  needle predict scan.png           say which digit a picture shows",
     )
@@ -132,7 +132,7 @@ def _add_data(parser: Any, dataset_help: str) -> None:
         "--data-dir",
         metavar="DIR",
         help="the folder with the data set's files; MNIST and Fashion-MNIST are fetched into it where they are not "
-        "there yet (default: data/NAME)",
+        "there yet (default: ~/.cache/needle/NAME)",
     )
 
 

@@ -9,29 +9,41 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from needle import data
+from needle.data import (
+    DigitsDataset,
+    FashionMNISTDataset,
+    MNISTDataset,
+    RandomCrop,
+    RandomFlipHorizontal,
+    Transform,
+    default_data_folder,
+)
 from needle.errors import DataError
 
 __all__ = ["Source", "ink_box", "open_source"]
 
-DIGIT_NAMES = tuple("0123456789")
-FASHION_NAMES = (
-    *("T-shirt", "trouser", "pullover", "dress", "coat"),
-    *("sandal", "shirt", "sneaker", "bag", "ankle boot"),
-)
-
 Say = Callable[[str], object]
+Images = DigitsDataset | MNISTDataset
 
 
 @dataclass(frozen=True)
 class Source:
-    """A data set that is open: its two parts, and what the model and the pictures need to know of it."""
+    """A data set that is open: its two parts, and what is done to training images to make more of them."""
 
-    train: data.Dataset
-    test: data.Dataset
-    class_names: tuple[str, ...]
-    image_shape: tuple[int, int]
-    augmentation: Callable[[], Sequence[Any]]
+    train: Images
+    test: Images
+    augmentation: Sequence[Transform]
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """What each label stands for."""
+        return self.train.class_names
+
+    @property
+    def image_shape(self) -> tuple[int, int]:
+        """Height and width."""
+        height, width = self.train.images.shape[1:]
+        return height, width
 
     def test_images(self) -> NDArray[Any]:
         """Return the test images as (N, H, W), in [0, 1]."""
@@ -43,13 +55,25 @@ def open_source(name: str, data_dir: str | None, say: Say) -> Source:
     """Open a data set by name, fetching what is missing; `say` is told before anything is fetched.
 
     Raises:
-        DataError: files are missing and cannot be fetched, or are damaged or empty.
+        DataError: files are missing and cannot be fetched, or are damaged, empty or do not fit together.
     """
     source = _OPENERS[name](data_dir, say)
+    _check(source, name)
+    return source
+
+
+def _check(source: Source, name: str) -> None:
     for part, dataset in (("training", source.train), ("test", source.test)):
         if len(dataset) == 0:
             raise DataError(f"the {part} set of {name} has 0 images")
-    return source
+        if int(dataset.labels.max()) >= len(source.class_names):
+            raise DataError(
+                f"the {part} set of {name} has a label {int(dataset.labels.max())}: "
+                f"labels of {len(source.class_names)} classes are below {len(source.class_names)}"
+            )
+    shapes = [dataset.images.shape[1:] for dataset in (source.train, source.test)]
+    if shapes[0] != shapes[1]:
+        raise DataError(f"the training images of {name} are {shapes[0]}, the test images {shapes[1]}")
 
 
 def ink_box(name: str) -> int | None:
@@ -59,33 +83,25 @@ def ink_box(name: str) -> int | None:
 
 def _open_digits(data_dir: str | None, say: Say) -> Source:
     if data_dir is not None:
-        say("digits come with Needle: --data-dir is not looked at")
-    return Source(
-        data.DigitsDataset(train=True),
-        data.DigitsDataset(train=False),
-        DIGIT_NAMES,
-        (8, 8),
-        lambda: [data.RandomCrop(1)],
-    )
+        say("the digits come with Needle: --data-dir is not looked at")
+    return Source(DigitsDataset(train=True), DigitsDataset(train=False), [RandomCrop(1)])
 
 
 def _open_mnist(data_dir: str | None, say: Say) -> Source:
-    train, test = _open_idx("mnist", data_dir, say)
-    return Source(train, test, DIGIT_NAMES, (28, 28), lambda: [data.RandomCrop(2)])
+    return Source(*_fetched(MNISTDataset, data_dir, say), [RandomCrop(2)])
 
 
 def _open_fashion(data_dir: str | None, say: Say) -> Source:
-    train, test = _open_idx("fashion-mnist", data_dir, say)
-    return Source(train, test, FASHION_NAMES, (28, 28), lambda: [data.RandomFlipHorizontal(0.5), data.RandomCrop(2)])
+    return Source(*_fetched(FashionMNISTDataset, data_dir, say), [RandomFlipHorizontal(0.5), RandomCrop(1)])
 
 
-def _open_idx(name: str, data_dir: str | None, say: Say) -> tuple[data.Dataset, data.Dataset]:
-    folder = Path(data_dir if data_dir is not None else f"data/{name}")
-    parts = []
-    for prefix in ("train", "t10k"):
-        files = [folder / f"{prefix}-{kind}-ubyte.gz" for kind in ("images-idx3", "labels-idx1")]
-        parts.append(data.MNISTDataset(*map(str, files)))
-    return parts[0], parts[1]
+def _fetched(kind: type[MNISTDataset], data_dir: str | None, say: Say) -> tuple[MNISTDataset, MNISTDataset]:
+    """Open both parts, saying first what has to be fetched, from where, and whereto."""
+    folder = default_data_folder() / kind.folder_name if data_dir is None else Path(data_dir)
+    missing = [name for name in kind.checksums if not any((folder / one).exists() for one in (name, name[:-3]))]
+    if missing:
+        say(f"fetching into {folder} from {kind.mirrors[0]}: {', '.join(missing)}")
+    return kind.download(folder, train=True), kind.download(folder, train=False)
 
 
 _OPENERS: dict[str, Callable[[str | None, Say], Source]] = {

@@ -116,7 +116,7 @@ def _train(
 
 
 def _loaders(options: dict[str, Any], source: Source) -> tuple[DataLoader, DataLoader]:
-    source.train.transforms = source.augmentation() if options["augment"] else None
+    source.train.transforms = source.augmentation if options["augment"] else None
     train = DataLoader(source.train, options["batch_size"], shuffle=True, num_workers=options["workers"])
     return train, DataLoader(source.test, 1000)
 

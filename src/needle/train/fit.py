@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from needle.errors import TrainingError
@@ -61,12 +62,20 @@ def fit(
             after_batch(epoch, so_far)
 
     for epoch in range(1, epochs + 1):
-        try:
+        with _located(lambda epoch=epoch: f"epoch {epoch}, step {step + 1} of the run"):
             trained = train_epoch(model, train_batches, optimizer, loss_fn, before_step=set_rate, after_batch=report)
+        with _located(lambda epoch=epoch: f"epoch {epoch}, after step {step} of the run"):
             tested = evaluate_epoch(model, test_batches, test_loss_fn or loss_fn)
-        except TrainingError as error:
-            raise TrainingError(f"epoch {epoch}, step {step + 1} of the run: {error.rule}") from None
         yield _row(epoch, step, optimizer.lr, trained, tested)
+
+
+@contextmanager
+def _located(place: Callable[[], str]) -> Iterator[None]:
+    """Say in a TrainingError how far the whole run had come."""
+    try:
+        yield
+    except TrainingError as error:
+        raise TrainingError(f"{place()}: {error.rule}") from None
 
 
 def _row(epoch: int, step: int, lr: float, trained: EpochResult, tested: EpochResult) -> Row:

@@ -19,11 +19,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-import numpy as np
 import safetensors
 import safetensors.numpy
 
-from needle.autograd import Tensor
 from needle.device import random
 from needle.errors import CheckpointError, NeedleError
 from needle.nn import Module
@@ -77,7 +75,7 @@ def save_model(folder: str | os.PathLike[str], model: Module, recipe: Recipe) ->
         ('no', 'yes')
     """
     folder = Path(folder)
-    weights = safetensors.numpy.save(_arrays_of(model))
+    weights = safetensors.numpy.save(model.state_dict())
     digest = hashlib.sha256(weights).hexdigest()
     name = f"model-{digest[:12]}.safetensors"
     description = _encode(recipe, {"file": name, "bytes": len(weights), "sha256": digest})
@@ -92,14 +90,6 @@ def save_model(folder: str | os.PathLike[str], model: Module, recipe: Recipe) ->
         raise
     _remove_old_weights(folder, name)
     return folder / MODEL_FILE
-
-
-def _arrays_of(model: Module) -> dict[str, Any]:
-    return {name: np.ascontiguousarray(_array(value)) for name, value in model.state_dict().items()}
-
-
-def _array(value: Any) -> Any:
-    return value.numpy() if isinstance(value, Tensor) else value
 
 
 def _encode(recipe: Recipe, weights: dict[str, Any]) -> bytes:
@@ -154,9 +144,10 @@ def load_model(folder: str | os.PathLike[str], architectures: Mapping[str, Calla
     recipe, weights = _read_description(path)
     arrays = _read_weights(path.parent, weights)
     model = _build(recipe, architectures, path)
-    expected = {name: _array(value) for name, value in model.state_dict().items()}
-    _check_fit(expected, arrays, path)
-    model.load_state_dict({name: Tensor.make_const(array) for name, array in arrays.items()})
+    try:
+        model.load_state_dict(arrays)
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: {error.rule}") from None
     model.eval()
     return SavedModel(model, recipe)
 
@@ -235,20 +226,3 @@ def _build(recipe: Recipe, architectures: Mapping[str, Callable[..., _M]], path:
         raise CheckpointError(f"{path}: {name} cannot be built from its hyperparameters: {error}") from None
     finally:
         random.set_state(state)
-
-
-def _check_fit(expected: Mapping[str, Any], arrays: Mapping[str, Any], path: Path) -> None:
-    """List every array that is missing, unexpected or of another shape or dtype."""
-    faults = [f"{name} is missing" for name in expected if name not in arrays]
-    faults += [f"{name} is unexpected" for name in arrays if name not in expected]
-    faults += [
-        f"{name} is {_kind(array)} in the file and {_kind(expected[name])} in the model"
-        for name, array in arrays.items()
-        if name in expected and _kind(array) != _kind(expected[name])
-    ]
-    if faults:
-        raise CheckpointError(f"{path}: the weights do not fit the model: {'; '.join(faults)}")
-
-
-def _kind(array: Any) -> str:
-    return f"{array.dtype} {tuple(array.shape)}"
