@@ -121,7 +121,8 @@ def _network_errors(url: str) -> Iterator[None]:
         yield
     except urllib.error.HTTPError as error:
         error.close()
-        raise DataError(f"{url} cannot be fetched: the server answers {error.code} {error.reason}") from None
+        reason = " ".join(str(error.reason).split())
+        raise DataError(f"{url} cannot be fetched: the server answers {error.code} {reason}") from None
     except urllib.error.URLError as error:
         raise _InterruptedError(f"there is no connection to the server ({error.reason})") from None
     except (http.client.HTTPException, TimeoutError, ConnectionError, ssl.SSLError) as error:
