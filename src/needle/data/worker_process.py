@@ -132,11 +132,11 @@ class ProcessWorker:
     def close(self) -> None:
         """End the child, which does so by itself when its pipe ends, and forget it."""
         self._pipe.close()
-        wait([self._process.sentinel], 1.0)
+        has_ended = self._has_ended(1.0)
         with _bookkeeping:
-            self._process.join(0)
-            self._process.kill()  # does nothing to one that was found to have ended
-            self._process.join()
+            if not has_ended:
+                self._process.kill()
+                self._process.join()
             self._process.close()
         self._last_words.close()
 
@@ -150,13 +150,18 @@ class ProcessWorker:
         trace = self._read_last_words(0)
         return DataError(f"{self.name} died before it was ready ({how})\n{trace}".rstrip())
 
-    def _how_it_ended(self) -> str:
-        wait([self._process.sentinel], 1.0)
+    def _has_ended(self, seconds: float) -> bool:
+        """Wait up to `seconds` for the child to end, and reap it."""
+        if not wait([self._process.sentinel], seconds):
+            return False
         with _bookkeeping:
-            self._process.join(0)
-            status = self._process.exitcode
-        if status is None:
+            self._process.join()
+        return True
+
+    def _how_it_ended(self) -> str:
+        if not self._has_ended(1.0):
             return "its pipe is closed"
+        status = self._process.exitcode or 0
         return f"killed by {signal.Signals(-status).name}" if status < 0 else f"exit status {status}"
 
     def _read_last_words(self, seconds: float) -> str:
