@@ -90,19 +90,19 @@ class _ChannelNorm(Module):
         for running, observed in ((self.running_mean, mean), (self.running_var, var)):
             assert running is not None
             old = running.realize_cached_data()
-            new = (1 - self.momentum) * old + self.momentum * self._by_batch(observed)
-            running.data = Tensor.make_const(array_namespace(new).astype(new, old.dtype, copy=False))
-
-    def _by_batch(self, observed: Array) -> Array:
-        """Return statistics as (C,), averaged over the samples where each has its own."""
-        xp = array_namespace(observed)
-        samples = observed.shape[0]
-        summed = xp.sum(observed, axis=0) / samples if samples > 1 else observed
-        return xp.reshape(summed, (-1,))
+            new = (1 - self.momentum) * old + self.momentum * _by_channel_alone(observed)
+            running.cached_data = array_namespace(new).astype(new, old.dtype, copy=False)
 
     def extra_repr(self) -> str:
         """Return the number of channels."""
         return str(self.dim)
+
+
+def _by_channel_alone(observed: Array) -> Array:
+    """Return statistics (1 or B, C, 1, …) as (C,), averaged over the samples where each has its own."""
+    xp = array_namespace(observed)
+    samples = observed.shape[0]
+    return xp.reshape(xp.sum(observed, axis=0) / samples if samples > 1 else observed, (-1,))
 
 
 class BatchNorm1d(_ChannelNorm):

@@ -14,12 +14,12 @@ from numpy.typing import ArrayLike, NDArray
 
 from needle.autograd import Tensor, TensorOp
 from needle.device import Array, array_namespace
-from needle.dtype import float64, int64
+from needle.dtype import float64, int64, is_narrow
 from needle.errors import DataError, ShapeError
 from needle.ops.arithmetic import multiply, negate, subtract
 from needle.ops.broadcasting import summation
 from needle.ops.indexing import as_class_indices
-from needle.ops.loss import checked_reduction
+from needle.ops.loss import checked_reduction, in_dtype
 from needle.ops.movement import expand_dims
 from needle.ops.softmax import LogSoftmax, Softmax, softmax
 
@@ -126,6 +126,7 @@ class ClassTargets(TensorOp):
 
     name = "class_targets"
     differentiable = False
+    computes_wide = False  # the result's dtype has nothing to do with that of the labels
 
     def __init__(self, labels: ClassLabels, num_classes: int, dtype: Any) -> None:
         self.labels = labels
@@ -134,6 +135,7 @@ class ClassTargets(TensorOp):
 
     def compute(self, labels: Array) -> Array:
         xp = array_namespace(labels)
+        labels = xp.astype(labels, xp.float32) if is_narrow(labels.dtype) else labels
         wide = xp.result_type(self.dtype, xp.float32) if self.dtype.kind == "f" else xp.float32
         indices, counts, weights = self.labels.read(labels, self.num_classes, wide)
         targets = xp.astype(xp.expand_dims(indices, axis=-1) == xp.arange(self.num_classes), wide)
@@ -158,8 +160,9 @@ class ClassLoss(TensorOp):
         dtype = float64 if scores.dtype.kind in "iub" else scores.dtype
         return ClassTargets(self.labels, scores.shape[-1], dtype)(labels)
 
-    def spread(self, out_grad: Tensor) -> Tensor:
-        """Return the adjoint so that it broadcasts against the scores."""
+    def spread(self, out_grad: Tensor, targets: Tensor) -> Tensor:
+        """Return the adjoint so that it broadcasts against the targets, in their dtype."""
+        out_grad = in_dtype(out_grad, targets.dtype)
         return expand_dims(out_grad, -1) if self.labels.reduction == "none" else out_grad
 
 
@@ -173,8 +176,8 @@ class CrossEntropy(ClassLoss):
         return self.labels.losses(LogSoftmax(-1).compute(z), labels)
 
     def gradient(self, out_grad: Tensor, node: Tensor) -> tuple[Tensor, None]:
-        residual = SoftmaxResidual()(node.inputs[0], self.targets(node))
-        return multiply(residual, self.spread(out_grad)), None
+        targets = self.targets(node)
+        return multiply(SoftmaxResidual()(node.inputs[0], targets), self.spread(out_grad, targets)), None
 
 
 class SoftmaxResidual(TensorOp):
@@ -202,7 +205,8 @@ class NegativeLogLikelihood(ClassLoss):
         return self.labels.losses(log_probabilities, labels)
 
     def gradient(self, out_grad: Tensor, node: Tensor) -> tuple[Tensor, None]:
-        return multiply(self.targets(node), negate(self.spread(out_grad))), None
+        targets = self.targets(node)
+        return multiply(targets, negate(self.spread(out_grad, targets))), None
 
 
 def cross_entropy(

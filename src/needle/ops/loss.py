@@ -9,6 +9,7 @@ meant: (N, 1) against (N,) would compare each prediction with every target.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 
@@ -74,13 +75,18 @@ class ValueLoss(TensorOp):
     def compute(self, a: Array, b: Array) -> Array:
         _check_equal_shapes(a.shape, b.shape)
         xp = array_namespace(a)
-        dtype = xp.result_type(a, b)
-        dtype = float64 if dtype.kind in "iub" else dtype
+        dtype = _common_dtype(a.dtype, b.dtype)
         losses = self.losses(xp.astype(a, dtype, copy=False), xp.astype(b, dtype, copy=False))
         if self.reduction == "none":
             return losses
         total = xp.sum(losses)
         return total / math.prod(losses.shape) if self.reduction == "mean" else total
+
+    def operands(self, node: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the inputs in the dtype that the loss is computed in."""
+        a, b = node.inputs
+        dtype = _common_dtype(a.dtype, b.dtype)
+        return in_dtype(a, dtype), in_dtype(b, dtype)
 
     def scaled(self, out_grad: Tensor, node: Tensor, factor: float) -> Tensor:
         """Return the adjoint of each single loss, times a factor."""
@@ -98,8 +104,8 @@ class DifferenceLoss(ValueLoss):
 
     def gradient(self, out_grad: Tensor, node: Tensor) -> tuple[Tensor | None, ...]:
         a, b = node.inputs
-        adjoint = multiply(self.slope(subtract(a, b)), self.scaled(out_grad, node, self.factor))
-        return adjoint if a.requires_grad else None, negate(adjoint) if b.requires_grad else None
+        adjoint = multiply(self.slope(subtract(*self.operands(node))), self.scaled(out_grad, node, self.factor))
+        return adjoint if _is_trained(a) else None, negate(adjoint) if _is_trained(b) else None
 
 
 class SquaredError(DifferenceLoss):
@@ -167,11 +173,11 @@ class BinaryCrossEntropyWithLogits(ValueLoss):
         return xp.maximum(a, xp.zeros_like(a)) - a * b + xp.log1p(xp.exp(-xp.abs(a)))
 
     def gradient(self, out_grad: Tensor, node: Tensor) -> tuple[Tensor | None, ...]:
-        z, targets = node.inputs
+        z, targets = self.operands(node)
         scale = self.scaled(out_grad, node, 1.0)
         return (
-            multiply(subtract(sigmoid(z), targets), scale) if z.requires_grad else None,
-            multiply(z, negate(scale)) if targets.requires_grad else None,
+            multiply(subtract(sigmoid(z), targets), scale) if _is_trained(node.inputs[0]) else None,
+            multiply(z, negate(scale)) if _is_trained(node.inputs[1]) else None,
         )
 
 
@@ -189,14 +195,14 @@ class KLDivergence(ValueLoss):
         return xp.sum(b * (log_p - xp.where(b == 0, xp.zeros_like(a), a)), axis=-1)
 
     def gradient(self, out_grad: Tensor, node: Tensor) -> tuple[Tensor | None, ...]:
-        log_q, p = node.inputs
+        log_q, p = self.operands(node)
         scale = self.scaled(out_grad, node, float(p.shape[-1]) if self.reduction == "mean" else 1.0)
         scale = expand_dims(scale, -1) if self.reduction == "none" else scale
         is_zero = equal(p, 0)
         slope = where(is_zero, 0.0, add_scalar(subtract(log(where(is_zero, 1.0, p)), log_q), 1))
         return (
-            multiply(p, negate(scale)) if log_q.requires_grad else None,
-            multiply(slope, scale) if p.requires_grad else None,
+            multiply(p, negate(scale)) if _is_trained(node.inputs[0]) else None,
+            multiply(slope, scale) if _is_trained(node.inputs[1]) else None,
         )
 
 
@@ -308,6 +314,22 @@ def kl_divergence(log_probabilities: Tensor, target: Tensor, reduction: str = "m
         −p by ln q, and ln p − ln q + 1 by p (0 where p is 0), divided as the mean is.
     """
     return KLDivergence(reduction)(log_probabilities, target)
+
+
+def in_dtype(tensor: Tensor, dtype: Any) -> Tensor:
+    """Return a Tensor in a dtype: itself where it has it already."""
+    return tensor if tensor.dtype == dtype else tensor.astype(dtype)
+
+
+def _common_dtype(a: Any, b: Any) -> Any:
+    """Return the dtype that two operands are computed in: integers follow the floating-point one beside them."""
+    floating = [dtype for dtype in (a, b) if dtype.kind not in "iub"]
+    return np.result_type(*floating) if floating else float64
+
+
+def _is_trained(operand: Tensor) -> bool:
+    """Tell whether an operand gets a gradient: targets that are integers or booleans do not."""
+    return operand.requires_grad and operand.dtype.kind not in "iub"
 
 
 def _check_equal_shapes(prediction: tuple[int, ...], target: tuple[int, ...]) -> None:

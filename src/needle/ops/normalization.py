@@ -12,6 +12,7 @@ operator again, as is r, so that it can be differentiated further.
 
 from __future__ import annotations
 
+import math
 import weakref
 from collections.abc import Sequence
 from typing import Any
@@ -47,27 +48,29 @@ class Moments:
         self.axes = axes
         self.eps = eps
         self.centred = centred
+        self.resolved: tuple[tuple[int, ...], tuple[int, ...], int] | None = None
         self.seen: Any = _nothing
         self.values: tuple[Any, Array, Array] | None = None
 
-    def count(self, shape: tuple[int, ...]) -> int:
-        """Return how many elements are averaged.
+    def resolve(self, shape: tuple[int, ...]) -> tuple[tuple[int, ...], int]:
+        """Return the axes as numbers, and how many elements are averaged.
 
         Raises:
             ShapeError: none are.
         """
-        n = 1
-        for axis in normalize_axes(self.axes, len(shape)):
-            n *= shape[axis]
-        if n == 0:
-            raise ShapeError(f"no elements to average along axes {self.axes} of shape {shape}")
-        return n
+        if self.resolved is None or self.resolved[0] != shape:
+            axes = normalize_axes(self.axes, len(shape))
+            count = math.prod(shape[axis] for axis in axes)
+            if not count:
+                raise ShapeError(f"no elements to average along axes {axes} of shape {shape}")
+            self.resolved = shape, axes, count
+        return self.resolved[1:]
 
     def normalize(self, x: Array) -> Array:
         """Return x̂."""
         xp = array_namespace(x)
         x = xp.astype(x, float64) if x.dtype.kind in "iub" else x
-        axes, n = normalize_axes(self.axes, x.ndim), self.count(x.shape)
+        axes, n = self.resolve(x.shape)
         mean: Any = 0
         centred = x
         if self.centred:
@@ -130,7 +133,7 @@ class InverseDeviation(TensorOp):
     def gradient(self, out_grad: Tensor, node: Tensor) -> Tensor:
         # ∂r/∂x = −r³ · (x − mean x) / n
         x = node.inputs[0]
-        axes, n = self.moments.axes, self.moments.count(x.shape)
+        axes, n = self.moments.resolve(x.shape)
         slope = mul_scalar(multiply(out_grad, power_scalar(node, 3)), -1 / n)
         if self.moments.centred:
             x = add(x, mul_scalar(summation(x, axes, keepdims=True), -1 / n))
@@ -147,7 +150,7 @@ class NormalizationAdjoint(TensorOp):
 
     def compute(self, g: Array, normalized: Array, inverse: Array) -> Array:
         xp = array_namespace(g)
-        axes, n = normalize_axes(self.moments.axes, g.ndim), self.moments.count(g.shape)
+        axes, n = self.moments.resolve(g.shape)
         y = g - normalized * (xp.sum(g * normalized, axis=axes, keepdims=True) / n)
         if self.moments.centred:
             y = y - xp.sum(g, axis=axes, keepdims=True) / n
@@ -156,7 +159,7 @@ class NormalizationAdjoint(TensorOp):
     def gradient(self, out_grad: Tensor, node: Tensor) -> tuple[Tensor, ...]:
         # Linear and symmetric in g; by the product rule in x̂; proportional to r.
         g, normalized, inverse = node.inputs
-        axes, n = self.moments.axes, self.moments.count(g.shape)
+        axes, n = self.moments.resolve(g.shape)
 
         def mean(a: Tensor) -> Tensor:
             return mul_scalar(summation(a, axes, keepdims=True), 1 / n)
