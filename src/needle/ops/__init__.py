@@ -8,12 +8,22 @@ import sys
 
 from needle.autograd import Tensor as Tensor
 from needle.autograd import TensorTuple as TensorTuple
+from needle.ops.activation import *
 from needle.ops.arithmetic import *
 from needle.ops.broadcasting import *
+from needle.ops.casting import *
+from needle.ops.class_loss import *
 from needle.ops.comparison import *
+from needle.ops.dilation import *
+from needle.ops.elementwise import *
 from needle.ops.exponential import *
+from needle.ops.indexing import *
+from needle.ops.joining import *
 from needle.ops.linear_algebra import *
+from needle.ops.loss import *
 from needle.ops.movement import *
+from needle.ops.normalization import *
+from needle.ops.reduction import *
 from needle.ops.softmax import *
 from needle.ops.tuple import *
 from needle.tensor_operators import TensorOperators

@@ -1,14 +1,18 @@
-"""Matrix products."""
+"""Matrix products, and sums of products by Einstein's notation."""
 
 from __future__ import annotations
+
+import string
+from collections.abc import Sequence
+from functools import reduce
 
 from needle.autograd import Tensor, TensorOp
 from needle.device import Array, array_namespace
 from needle.errors import ShapeError
-from needle.ops.broadcasting import broadcast_rule, unbroadcast
-from needle.ops.movement import transpose
+from needle.ops.broadcasting import broadcast_rule, broadcast_to, summation, unbroadcast
+from needle.ops.movement import permute, reshape, transpose
 
-__all__ = ["MatMul", "matmul"]
+__all__ = ["MatMul", "einsum", "matmul"]
 
 
 class MatMul(TensorOp):
@@ -60,3 +64,130 @@ def matmul(a: Tensor, b: Tensor) -> Tensor:
         needle.Tensor([[11.]])
     """
     return MatMul()(a, b)
+
+
+def einsum(subscripts: str, *tensors: Tensor) -> Tensor:
+    """Sum products of elements, with axes named by letters: Einstein's notation.
+
+    Formula::
+
+        "ij,jk->ik":   y[i, k] = Σⱼ a[i, j] · b[j, k]
+
+    Axes of the same letter are multiplied element by element; letters that the result does not have are summed over.
+    Without "->" the result has, in alphabetical order, the letters that occur once.
+
+    Args:
+        subscripts: a letter for each axis of each Tensor, Tensors separated by commas; "..." stands for axes that
+            broadcast; a letter twice in one Tensor takes its diagonal.
+        tensors: as many as there are subscripts.
+
+    Returns:
+        The Tensor that "->" describes. It is made of permutations, products and matrix products, two Tensors at a
+        time from the left, so that its gradient is theirs.
+
+    Raises:
+        ShapeError: subscripts that do not fit the Tensors, or lengths of one letter that differ.
+
+    Example:
+        >>> import needle as ndl
+        >>> ndl.einsum("ij,j->i", ndl.Tensor([[1.0, 2.0], [3.0, 4.0]]), ndl.Tensor([1.0, 10.0]))
+        needle.Tensor([21. 43.])
+    """
+    terms, result = _parse_subscripts(subscripts, tensors)
+    lengths = _letter_lengths(subscripts, terms, tensors)
+    named = [_diagonal(term, tensor) for term, tensor in zip(terms, tensors, strict=True)]
+    while len(named) > 1:
+        kept = set(result).union(*(term for term, _ in named[2:]))
+        named[:2] = [_contract(named[0], named[1], kept, lengths)]
+    term, tensor = named[0]
+    summed = [axis for axis, letter in enumerate(term) if letter not in result]
+    tensor = summation(tensor, tuple(summed)) if summed else tensor
+    left = [letter for letter in term if letter in result]
+    tensor = permute(tensor, [left.index(letter) for letter in result])
+    shape = tuple(lengths[letter] for letter in result)
+    return tensor if tensor.shape == shape else broadcast_to(tensor, shape)
+
+
+def _parse_subscripts(subscripts: str, tensors: Sequence[Tensor]) -> tuple[list[str], str]:
+    """Return each Tensor's letters and the result's, "..." written out as capitals that nobody used."""
+    inputs, arrow, result = subscripts.replace(" ", "").partition("->")
+    terms = inputs.split(",")
+    if len(terms) != len(tensors):
+        raise ShapeError(f"einsum: {subscripts!r} names {len(terms)} Tensors, {len(tensors)} were given")
+    free = [letter for letter in reversed(string.ascii_letters) if letter not in subscripts]
+    widest = 0
+    for number, (term, tensor) in enumerate(zip(terms, tensors, strict=True)):
+        spare = tensor.ndim - len(term.replace("...", ""))
+        if spare < 0 or ("..." not in term and spare > 0):
+            raise ShapeError(f"einsum: {term!r} does not name the axes of Tensor {number}, of shape {tensor.shape}")
+        widest = max(widest, spare)
+        terms[number] = term.replace("...", "".join(free[:spare][::-1]))
+    ellipsis = "".join(free[:widest][::-1])
+    once = [letter for letter in sorted("".join(terms)) if "".join(terms).count(letter) == 1 and letter not in ellipsis]
+    result = result.replace("...", ellipsis) if arrow else ellipsis + "".join(once)
+    unknown = [letter for letter in "".join([*terms, result]) if not letter.isalpha()]
+    missing = [letter for letter in result if letter not in "".join(terms)]
+    if unknown or missing or len(set(result)) != len(result):
+        raise ShapeError(f"einsum: cannot read {subscripts!r}: letters, ',', '...' and '->', each result letter once")
+    return terms, result
+
+
+def _letter_lengths(subscripts: str, terms: Sequence[str], tensors: Sequence[Tensor]) -> dict[str, int]:
+    """Return the length that each letter stands for."""
+    lengths: dict[str, int] = {}
+    for term, tensor in zip(terms, tensors, strict=True):
+        for letter, length in zip(term, tensor.shape, strict=True):
+            known = lengths.setdefault(letter, length)
+            if known == 1:
+                lengths[letter] = length
+            elif length not in (1, known):
+                shapes = ", ".join(str(one.shape) for one in tensors)
+                raise ShapeError(f"einsum: {letter!r} is {known} and {length} in {subscripts!r} with shapes {shapes}")
+    return lengths
+
+
+def _diagonal(term: str, tensor: Tensor) -> tuple[str, Tensor]:
+    """Take the diagonal of axes with the same letter."""
+    for letter in dict.fromkeys(term):
+        while term.count(letter) > 1:
+            first = term.index(letter)
+            second = term.index(letter, first + 1)
+            order = [first, second, *(axis for axis in range(tensor.ndim) if axis not in (first, second))]
+            moved = permute(tensor, order)
+            positions = list(range(moved.shape[0]))
+            tensor = moved[positions, positions]
+            term = letter + "".join(term[axis] for axis in order[2:])
+    return term, tensor
+
+
+def _contract(
+    left: tuple[str, Tensor], right: tuple[str, Tensor], kept: set[str], lengths: dict[str, int]
+) -> tuple[str, Tensor]:
+    """Multiply two named Tensors and sum over the letters that nobody needs any more, as one matrix product."""
+    (left_term, a), (right_term, b) = _sum_unshared(left, right[0], kept), _sum_unshared(right, left[0], kept)
+    shared = [letter for letter in left_term if letter in right_term]
+    batch = [letter for letter in shared if letter in kept]
+    summed = [letter for letter in shared if letter not in kept]
+    rows = [letter for letter in left_term if letter not in shared]
+    columns = [letter for letter in right_term if letter not in shared]
+    a = _as_matrices(left_term, a, (batch, rows, summed), lengths)
+    b = _as_matrices(right_term, b, (batch, summed, columns), lengths)
+    term = [*batch, *rows, *columns]
+    return "".join(term), reshape(matmul(a, b), [lengths[letter] for letter in term])
+
+
+def _sum_unshared(named: tuple[str, Tensor], other: str, kept: set[str]) -> tuple[str, Tensor]:
+    """Sum over letters that only this Tensor has and that the result does not need."""
+    term, tensor = named
+    axes = tuple(axis for axis, letter in enumerate(term) if letter not in other and letter not in kept)
+    left = "".join(letter for axis, letter in enumerate(term) if axis not in axes)
+    return left, summation(tensor, axes) if axes else tensor
+
+
+def _as_matrices(term: str, tensor: Tensor, groups: tuple[list[str], ...], lengths: dict[str, int]) -> Tensor:
+    """Return a Tensor as a batch of matrices: one axis for each group of letters."""
+    full = tuple(lengths[letter] for letter in term)
+    tensor = tensor if tensor.shape == full else broadcast_to(tensor, full)
+    ordered = permute(tensor, [term.index(letter) for group in groups for letter in group])
+    sizes = [reduce(lambda size, letter: size * lengths[letter], group, 1) for group in groups]
+    return reshape(ordered, sizes)

@@ -1,0 +1,224 @@
+"""Activation functions, each one operator with its own gradient, stable for inputs of any size."""
+
+from __future__ import annotations
+
+import math
+
+from needle.autograd import Tensor, TensorOp
+from needle.device import Array, array_namespace
+from needle.ops.arithmetic import add_scalar, mul_scalar, multiply, subtract
+from needle.ops.comparison import greater, where
+from needle.ops.elementwise import erf, error_function, tanh
+from needle.ops.exponential import exp
+
+__all__ = [
+    "ELU",
+    "GELU",
+    "LeakyReLU",
+    "ReLU",
+    "SiLU",
+    "Sigmoid",
+    "Softplus",
+    "elu",
+    "gelu",
+    "leaky_relu",
+    "relu",
+    "sigmoid",
+    "silu",
+    "softplus",
+]
+
+
+class ReLU(TensorOp):
+    """y = max(a, 0)."""
+
+    name = "relu"
+
+    def compute(self, a: Array) -> Array:
+        xp = array_namespace(a)
+        return xp.maximum(a, xp.asarray(0, dtype=a.dtype))
+
+    def gradient(self, out_grad: Tensor, node: Tensor) -> Tensor:
+        return where(greater(node.inputs[0], 0), out_grad, 0)
+
+
+def relu(a: Tensor) -> Tensor:
+    """Rectify every element: y = max(a, 0).
+
+    Gradient:
+        The adjoint where a > 0, 0 elsewhere (at 0 too).
+    """
+    return ReLU()(a)
+
+
+class LeakyReLU(TensorOp):
+    """y = a where a > 0, slope · a elsewhere."""
+
+    name = "leaky_relu"
+
+    def __init__(self, slope: float = 0.01) -> None:
+        self.slope = slope
+
+    def compute(self, a: Array) -> Array:
+        return array_namespace(a).where(a > 0, a, a * self.slope)
+
+    def gradient(self, out_grad: Tensor, node: Tensor) -> Tensor:
+        return where(greater(node.inputs[0], 0), out_grad, mul_scalar(out_grad, self.slope))
+
+
+def leaky_relu(a: Tensor, slope: float = 0.01) -> Tensor:
+    """Rectify, but let a part of what is negative through: y = a where a > 0, slope · a elsewhere."""
+    return LeakyReLU(slope)(a)
+
+
+class ELU(TensorOp):
+    """y = a where a > 0, α (eᵃ − 1) elsewhere."""
+
+    name = "elu"
+
+    def __init__(self, alpha: float = 1.0) -> None:
+        self.alpha = alpha
+
+    def compute(self, a: Array) -> Array:
+        xp = array_namespace(a)
+        return xp.where(a > 0, a, xp.expm1(xp.minimum(a, xp.asarray(0, dtype=a.dtype))) * self.alpha)
+
+    def gradient(self, out_grad: Tensor, node: Tensor) -> Tensor:
+        # For a ≤ 0: ∂y/∂a = α eᵃ = y + α.
+        return where(greater(node.inputs[0], 0), out_grad, multiply(out_grad, add_scalar(node, self.alpha)))
+
+
+def elu(a: Tensor, alpha: float = 1.0) -> Tensor:
+    """Apply the exponential linear unit: y = a where a > 0, α (eᵃ − 1) elsewhere.
+
+    Reference:
+        D. Clevert et al., "Fast and accurate deep network learning by exponential linear units", 2016.
+    """
+    return ELU(alpha)(a)
+
+
+def sigmoid_of(a: Array) -> Array:
+    """Return 1 / (1 + e⁻ᵃ) of a raw array, with no exponent above 0, so that none overflows."""
+    xp = array_namespace(a)
+    small = xp.exp(-xp.abs(a))
+    return xp.where(a >= 0, 1.0 / (1.0 + small), small / (1.0 + small))
+
+
+class Sigmoid(TensorOp):
+    """y = 1 / (1 + e⁻ᵃ)."""
+
+    name = "sigmoid"
+
+    def compute(self, a: Array) -> Array:
+        return sigmoid_of(a)
+
+    def gradient(self, out_grad: Tensor, node: Tensor) -> Tensor:
+        return multiply(out_grad, subtract(node, multiply(node, node)))
+
+
+def sigmoid(a: Tensor) -> Tensor:
+    """Apply the logistic function to every element: y = 1 / (1 + e⁻ᵃ).
+
+    Gradient:
+        ∂y/∂a = y (1 − y).
+    """
+    return Sigmoid()(a)
+
+
+class SiLU(TensorOp):
+    """y = a σ(a)."""
+
+    name = "silu"
+
+    def compute(self, a: Array) -> Array:
+        return a * sigmoid_of(a)
+
+    def gradient(self, out_grad: Tensor, node: Tensor) -> Tensor:
+        share = sigmoid(node.inputs[0])
+        return multiply(out_grad, share + multiply(node, add_scalar(mul_scalar(share, -1), 1)))
+
+
+def silu(a: Tensor) -> Tensor:
+    """Weight every element by its own sigmoid: y = a σ(a), also called swish.
+
+    Gradient:
+        ∂y/∂a = σ(a) + y (1 − σ(a)).
+
+    Reference:
+        S. Elfwing et al., "Sigmoid-weighted linear units", 2018, equation 1.
+    """
+    return SiLU()(a)
+
+
+class Softplus(TensorOp):
+    """y = ln(1 + eᵃ)."""
+
+    name = "softplus"
+
+    def compute(self, a: Array) -> Array:
+        xp = array_namespace(a)
+        return xp.maximum(a, xp.asarray(0, dtype=a.dtype)) + xp.log1p(xp.exp(-xp.abs(a)))
+
+    def gradient(self, out_grad: Tensor, node: Tensor) -> Tensor:
+        return multiply(out_grad, sigmoid(node.inputs[0]))
+
+
+def softplus(a: Tensor) -> Tensor:
+    """Apply a smooth rectifier: y = ln(1 + eᵃ), computed as max(a, 0) + ln(1 + e^−|a|).
+
+    Gradient:
+        ∂y/∂a = σ(a).
+    """
+    return Softplus()(a)
+
+
+# The tanh form's constants: √(2/π) and 0.044715.
+_INNER = math.sqrt(2 / math.pi)
+_CUBIC = 0.044715
+
+
+class GELU(TensorOp):
+    """y = a Φ(a), with Φ the normal distribution function."""
+
+    name = "gelu"
+
+    def __init__(self, approximate: bool = False) -> None:
+        self.approximate = approximate
+
+    def compute(self, a: Array) -> Array:
+        if self.approximate:
+            return 0.5 * a * (1.0 + array_namespace(a).tanh(_INNER * (a + _CUBIC * (a * a * a))))
+        return 0.5 * a * (1.0 + error_function(a * math.sqrt(0.5)))
+
+    def gradient(self, out_grad: Tensor, node: Tensor) -> Tensor:
+        a = node.inputs[0]
+        square = multiply(a, a)
+        if self.approximate:
+            t = tanh(multiply(a, add_scalar(mul_scalar(square, _INNER * _CUBIC), _INNER)))
+            inner_slope = add_scalar(mul_scalar(square, 3 * _INNER * _CUBIC), _INNER)
+            slope = multiply(mul_scalar(a, 0.5), multiply(add_scalar(mul_scalar(multiply(t, t), -1), 1), inner_slope))
+            return multiply(out_grad, add_scalar(mul_scalar(t, 0.5), 0.5) + slope)
+        probability = add_scalar(mul_scalar(erf(mul_scalar(a, math.sqrt(0.5))), 0.5), 0.5)
+        density = mul_scalar(exp(mul_scalar(square, -0.5)), 1 / math.sqrt(2 * math.pi))
+        return multiply(out_grad, probability + multiply(a, density))
+
+
+def gelu(a: Tensor, approximate: bool = False) -> Tensor:
+    """Weight every element by the probability that a normal variable lies below it.
+
+    Formula::
+
+        y = a Φ(a) = a/2 · (1 + erf(a/√2))
+        approximate: y ≈ a/2 · (1 + tanh(√(2/π) (a + 0.044715 a³)))
+
+    Args:
+        a: the Tensor, of any shape.
+        approximate: use the tanh form, as some published models do; exact by default.
+
+    Gradient:
+        ∂y/∂a = Φ(a) + a φ(a), with φ the normal density.
+
+    Reference:
+        D. Hendrycks, K. Gimpel, "Gaussian error linear units", 2016.
+    """
+    return GELU(approximate)(a)

@@ -1,0 +1,62 @@
+"""Changing what a Tensor's numbers are stored as, and where."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import DTypeLike
+
+from needle.autograd import Tensor, TensorOp
+from needle.device import Array, Device, array_namespace, device_of
+from needle.dtype import as_dtype, is_floating
+
+__all__ = ["Cast", "ToDevice", "astype", "to_device"]
+
+
+class Cast(TensorOp):
+    """y = a in another dtype."""
+
+    name = "astype"
+    computes_wide = False
+
+    def __init__(self, dtype: DTypeLike) -> None:
+        self.dtype = as_dtype(dtype)
+        self.differentiable = is_floating(self.dtype)
+
+    def compute(self, a: Array) -> Array:
+        return array_namespace(a).astype(a, self.dtype)
+
+    def gradient(self, out_grad: Tensor, node: Tensor) -> Tensor:
+        return astype(out_grad, node.inputs[0].dtype)
+
+
+def astype(a: Tensor, dtype: DTypeLike) -> Tensor:
+    """Return the values in another dtype; integers and booleans made of them carry no gradient.
+
+    Raises:
+        DTypeError: no such dtype.
+
+    Gradient:
+        The adjoint in the dtype of `a`.
+    """
+    return Cast(dtype)(a)
+
+
+class ToDevice(TensorOp):
+    """y = a on another device."""
+
+    name = "to_device"
+    computes_wide = False
+
+    def __init__(self, device: Device) -> None:
+        self.device = device
+
+    def compute(self, a: Array) -> Array:
+        return self.device.array(a if type(a) is np.ndarray else a.get(), dtype=a.dtype)
+
+    def gradient(self, out_grad: Tensor, node: Tensor) -> Tensor:
+        return to_device(out_grad, device_of(node.inputs[0].realize_cached_data()))
+
+
+def to_device(a: Tensor, device: Device) -> Tensor:
+    """Copy a Tensor to a device. The gradient moves back."""
+    return ToDevice(device)(a)
