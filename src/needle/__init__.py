@@ -5,10 +5,13 @@
 """
 
 from needle import autograd as autograd
+from needle import data as data
 from needle import device as device
 from needle import errors as errors
 from needle import init as init
+from needle import nn as nn
 from needle import ops as ops
+from needle import optim as optim
 from needle.autograd import Op as Op
 from needle.autograd import Tensor as Tensor
 from needle.autograd import TensorOp as TensorOp

@@ -12,12 +12,14 @@ from __future__ import annotations
 __all__ = [
     "AxisError",
     "CheckpointError",
+    "CompileError",
     "DTypeError",
     "DataError",
     "DeviceError",
     "GradientError",
     "MissingExtraError",
     "NeedleError",
+    "SettingError",
     "ShapeError",
     "TraceError",
     "TrainingError",
@@ -74,8 +76,16 @@ class DataError(NeedleError, ValueError):
     """A data set, file or label that is not what it should be."""
 
 
+class SettingError(NeedleError, ValueError):
+    """A hyperparameter or option whose value makes no sense."""
+
+
 class CheckpointError(NeedleError, ValueError):
     """Saved state that does not fit the object it is loaded into, or a file that cannot be read."""
+
+
+class CompileError(NeedleError, RuntimeError):
+    """A traced program that the compiler cannot turn into machine code."""
 
 
 class TraceError(NeedleError, TypeError):
