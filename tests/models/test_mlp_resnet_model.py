@@ -75,6 +75,18 @@ def test_mlp_resnet_is_its_formula(norm):
     np.testing.assert_allclose(model(ndl.Tensor(x)).numpy(), linear(model.modules[4], h), rtol=1e-8, atol=1e-12)
 
 
+def test_steps_leave_no_tensors_behind():
+    model, loss_fn = MLPResNet(8, 16, 1, 4), nn.SoftmaxLoss()
+    x, y = ndl.Tensor(np.random.randn(12, 8), dtype="float32"), ndl.Tensor(np.arange(12) % 4)
+    counts = []
+    for _ in range(5):
+        loss_fn(model(x), y).backward()
+        for tensor in (*model.parameters(), x):
+            tensor.grad = None
+        counts.append(ndl.autograd.TENSOR_COUNTER)
+    assert counts == [counts[0]] * 5
+
+
 def test_mlp_resnet_learns_a_small_batch():
     np.random.seed(0)
     model, loss_fn = MLPResNet(8, 16, 1, 4, drop_prob=0.0), nn.SoftmaxLoss()

@@ -389,6 +389,7 @@ def test_kl_divergence_counts_impossible_targets_as_nothing():
     np.testing.assert_allclose(loss.numpy(), [0, math.log(2)], rtol=1e-12)
     loss.backward()
     np.testing.assert_array_equal(log_q.grad.numpy(), -p.numpy())
+    np.testing.assert_allclose(p.grad.numpy(), [[1, 0], [0, 1 + math.log(2)]], rtol=1e-12)
 
 
 def test_kl_divergence_needs_an_axis_of_classes():

@@ -145,7 +145,7 @@ class ModuleList(Module, MutableSequence[Module]):
         self.extend(modules)
 
     def _contents(self) -> Iterator[tuple[str, Parameter | Buffer | Module]]:
-        return _find("", list(self._list))
+        return _find("", self._list)
 
     @overload
     def __getitem__(self, index: int) -> Module: ...
@@ -195,7 +195,7 @@ class ModuleDict(Module, MutableMapping[str, Module]):
         self.update(modules)
 
     def _contents(self) -> Iterator[tuple[str, Parameter | Buffer | Module]]:
-        return _find("", dict(self._dict))
+        return _find("", self._dict)
 
     def __getitem__(self, name: str) -> Module:
         return self._dict[name]

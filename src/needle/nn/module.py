@@ -85,7 +85,7 @@ class Module:
 
     def _contents(self) -> Iterator[tuple[str, Parameter | Buffer | Module]]:
         """Find what the attributes hold, without looking into inner modules."""
-        return _find("", dict(self.__dict__))
+        return _find("", self.__dict__)
 
     def parameters(self) -> list[Parameter]:
         """List the parameters of this module and all below, in the order of definition.
