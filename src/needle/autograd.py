@@ -17,7 +17,7 @@ import builtins
 import gc
 import threading
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from contextlib import ContextDecorator
 from functools import reduce
 from operator import add
@@ -42,6 +42,8 @@ __all__ = [
     "compute_gradient_of_variables",
     "enable_grad",
     "find_topo_sort",
+    "gradients_of",
+    "is_recording",
     "no_grad",
     "sum_node_list",
 ]
@@ -76,7 +78,7 @@ class _Recording(ContextDecorator):
         _mode.recording = self.before.pop()
 
 
-class no_grad(_Recording):  # noqa: N801  reads as a statement: `with no_grad():`
+class no_grad(_Recording):
     """Record no graph inside the block or the decorated function: results require no gradient.
 
     Example:
@@ -92,11 +94,16 @@ class no_grad(_Recording):  # noqa: N801  reads as a statement: `with no_grad():
         super().__init__(recording=False)
 
 
-class enable_grad(_Recording):  # noqa: N801  reads as a statement: `with enable_grad():`
+class enable_grad(_Recording):
     """Record graphs inside the block, also within `no_grad`."""
 
     def __init__(self) -> None:
         super().__init__(recording=True)
+
+
+def is_recording() -> bool:
+    """Tell whether this thread records graphs now: False inside `no_grad`."""
+    return _mode.recording
 
 
 # ------------------------------------------------------------------------------------------------ operators
@@ -292,7 +299,7 @@ class Value:
     _abstract: Any
 
     def _init(self, op: Op | None, inputs: Sequence[Value], cached_data: Any, requires_grad: bool) -> None:
-        global TENSOR_COUNTER  # noqa: PLW0603  the contract's counter
+        global TENSOR_COUNTER
         TENSOR_COUNTER += 1
         self.op = op
         self.inputs = inputs if type(inputs) is tuple else tuple(inputs)
@@ -301,7 +308,7 @@ class Value:
         self.grad = None
 
     def __del__(self) -> None:
-        global TENSOR_COUNTER  # noqa: PLW0603  the contract's counter
+        global TENSOR_COUNTER
         TENSOR_COUNTER -= 1
 
     def realize_cached_data(self) -> Any:
@@ -351,7 +358,7 @@ class Value:
 def _requires_grad(op: Op, inputs: Sequence[Value]) -> bool:
     if not (op.differentiable and _mode.recording):
         return False
-    for value in inputs:  # noqa: SIM110  run for every operator: any() over a generator takes three times as long
+    for value in inputs:
         if value.requires_grad:
             return True
     return False
@@ -587,19 +594,24 @@ def find_topo_sort(node_list: Sequence[Value]) -> list[Value]:
 
     The order is that of a post-order depth-first search that visits inputs from left to right.
     """
+    return _post_order(node_list, frozenset())
+
+
+def _post_order(node_list: Sequence[Value], ends: Set[Value]) -> list[Value]:
+    """Do what `find_topo_sort` does, without going on to the inputs of `ends`."""
     order: list[Value] = []
     seen: set[Value] = set()
     for root in node_list:
         if root in seen:
             continue
         seen.add(root)
-        stack = [(root, iter(root.inputs))]
+        stack = [(root, iter(() if root in ends else root.inputs))]
         while stack:
             node, inputs = stack[-1]
             for value in inputs:
                 if value not in seen:
                     seen.add(value)
-                    stack.append((value, iter(value.inputs)))
+                    stack.append((value, iter(() if value in ends else value.inputs)))
                     break
             else:
                 stack.pop()
@@ -637,11 +649,30 @@ def compute_gradient_of_variables(output_tensor: Tensor, out_grad: Tensor) -> No
             node.grad = Gradient(adjoint, id(node), backward_pass if node.is_leaf() else weak_pass)
 
 
-def _reverse_pass(output: Value, out_grad: Value) -> dict[Value, Any]:
-    """Return the adjoint of every node that requires one, made by the operators' gradients."""
+def gradients_of(output: Tensor, out_grad: Tensor, wanted: Sequence[Tensor]) -> list[Gradient | None]:
+    """Return the gradient of `output` with respect to each of `wanted`, and store it nowhere.
+
+    Only what lies between is walked. None stands for a Tensor that `output` does not depend on.
+    """
+    backward_pass = _BackwardPass(output, out_grad, wanted)
+    adjoints = backward_pass.values()
+    return [Gradient(adjoints[node], id(node), backward_pass) if node in adjoints else None for node in wanted]
+
+
+def _on_the_way(order: Sequence[Value], wanted: Set[Value]) -> list[Value]:
+    """Return those nodes of a topological order that are in `wanted` or computed from one that is."""
+    on_the_way = set(wanted)
+    for node in order:
+        if not on_the_way.isdisjoint(node.inputs):
+            on_the_way.add(node)
+    return [node for node in order if node in on_the_way]
+
+
+def _reverse_pass(order: Sequence[Value], output: Value, out_grad: Value) -> dict[Value, Any]:
+    """Return the adjoint of every node in `order` that requires one, made by the operators' gradients."""
     contributions: dict[Value, list[Any]] = {output: [out_grad]}
     adjoints: dict[Value, Any] = {}
-    for node in reversed(find_topo_sort([output])):
+    for node in reversed(order):
         parts = contributions.pop(node, None)
         if parts is None:
             continue
@@ -685,7 +716,7 @@ class _BackwardPass:
     alive = 0
     collect_at = 16
 
-    def __init__(self, output: Tensor, out_grad: Tensor) -> None:
+    def __init__(self, output: Tensor, out_grad: Tensor, wanted: Sequence[Tensor] | None = None) -> None:
         cls = _BackwardPass
         cls.alive += 1
         if cls.alive >= cls.collect_at:
@@ -693,6 +724,7 @@ class _BackwardPass:
             cls.collect_at = max(16, 2 * cls.alive)
         self.output = output
         self.out_grad = out_grad
+        self.wanted = wanted  # the nodes whose gradients are asked for; all where None
         self.leaf_arrays: list[tuple[Value, weakref.ref[Any]]] = []
         self.adjoints: dict[int, Any] | None = None
 
@@ -701,10 +733,21 @@ class _BackwardPass:
 
     def values(self) -> dict[Value, Any]:
         """Run the reverse pass and record no graph (lazy mode has nothing but graphs, so there it records one)."""
+        order = self.order()
+        self.leaf_arrays = [
+            (node, weakref.ref(node.cached_data)) for node in order if node.op is None and node.requires_grad
+        ]
         with enable_grad() if LAZY_MODE else no_grad():
-            adjoints = _reverse_pass(self.output, self.out_grad)
-        self.leaf_arrays = [(node, weakref.ref(node.cached_data)) for node in adjoints if node.op is None]
-        return adjoints
+            return self.adjoints_along(order)
+
+    def order(self) -> list[Value]:
+        """Return the nodes that the output was computed from, no further back than `wanted`."""
+        return _post_order([self.output], frozenset(self.wanted or ()))
+
+    def adjoints_along(self, order: list[Value]) -> dict[Value, Any]:
+        """Run the reverse pass over as much of `order` as is needed."""
+        path = order if self.wanted is None else _on_the_way(order, set(self.wanted))
+        return _reverse_pass(path, self.output, self.out_grad)
 
     def adjoint(self, key: int) -> Tensor:
         """Return the adjoint of the node with this id, with its graph."""
@@ -715,13 +758,13 @@ class _BackwardPass:
                     "gradient can no longer be differentiated: do that before the step"
                 )
             with enable_grad():
-                adjoints = _reverse_pass(self.output, self.out_grad)
+                adjoints = self.adjoints_along(self.order())
             self.adjoints = {id(node): adjoint for node, adjoint in adjoints.items()}
         adjoint: Tensor = self.adjoints[key]
         return adjoint
 
 
-class _Alias(TensorOp):
+class Alias(TensorOp):
     """The same value under another node: y = a."""
 
     computes_wide = False
@@ -757,7 +800,7 @@ class Gradient(Tensor):
     @property
     def op(self) -> Op | None:
         """The operator that makes this gradient of its one input: the adjoint with its graph."""
-        return _Alias() if self.inputs else None
+        return Alias() if self.inputs else None
 
     @op.setter
     def op(self, value: Op | None) -> None:
