@@ -25,6 +25,8 @@ from needle.device import cpu as cpu
 from needle.device import cpu_numpy as cpu_numpy
 from needle.device import default_device as default_device
 from needle.device import seed as seed
+from needle.differentiate import grad as grad
+from needle.differentiate import value_and_grad as value_and_grad
 from needle.dtype import *
 from needle.ops import *
 
