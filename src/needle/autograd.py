@@ -78,7 +78,7 @@ class _Recording(ContextDecorator):
         _mode.recording = self.before.pop()
 
 
-class no_grad(_Recording):
+class no_grad(_Recording):  # noqa: N801  reads as a statement: `with no_grad():`
     """Record no graph inside the block or the decorated function: results require no gradient.
 
     Example:
@@ -94,7 +94,7 @@ class no_grad(_Recording):
         super().__init__(recording=False)
 
 
-class enable_grad(_Recording):
+class enable_grad(_Recording):  # noqa: N801  reads as a statement: `with enable_grad():`
     """Record graphs inside the block, also within `no_grad`."""
 
     def __init__(self) -> None:
@@ -299,7 +299,7 @@ class Value:
     _abstract: Any
 
     def _init(self, op: Op | None, inputs: Sequence[Value], cached_data: Any, requires_grad: bool) -> None:
-        global TENSOR_COUNTER
+        global TENSOR_COUNTER  # noqa: PLW0603  the contract's counter
         TENSOR_COUNTER += 1
         self.op = op
         self.inputs = inputs if type(inputs) is tuple else tuple(inputs)
@@ -308,7 +308,7 @@ class Value:
         self.grad = None
 
     def __del__(self) -> None:
-        global TENSOR_COUNTER
+        global TENSOR_COUNTER  # noqa: PLW0603  the contract's counter
         TENSOR_COUNTER -= 1
 
     def realize_cached_data(self) -> Any:
@@ -358,7 +358,7 @@ class Value:
 def _requires_grad(op: Op, inputs: Sequence[Value]) -> bool:
     if not (op.differentiable and _mode.recording):
         return False
-    for value in inputs:
+    for value in inputs:  # noqa: SIM110  run for every operator: any() over a generator takes three times as long
         if value.requires_grad:
             return True
     return False
