@@ -28,6 +28,8 @@ from needle.device import seed as seed
 from needle.differentiate import grad as grad
 from needle.differentiate import value_and_grad as value_and_grad
 from needle.dtype import *
+from needle.gradcheck import gradcheck as gradcheck
+from needle.gradient_accumulation import GradientAccumulator as GradientAccumulator
 from needle.ops import *
 
 __version__ = "0.1.0"
