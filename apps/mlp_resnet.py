@@ -50,7 +50,7 @@ def epoch(dataloader, model, opt=None):
     return errors / samples, total_loss / samples
 
 
-def train_mnist(
+def train_mnist(  # noqa: PLR0917
     batch_size=100,
     epochs=10,
     optimizer=ndl.optim.Adam,

@@ -41,7 +41,7 @@ def softmax_loss(Z, y_one_hot):
     return (ndl.logsumexp(Z, axes=(1,)) - (Z * y_one_hot).sum(axes=(1,))).sum() / batch
 
 
-def nn_epoch(X, y, W1, W2, lr=0.1, batch=100):
+def nn_epoch(X, y, W1, W2, lr=0.1, batch=100):  # noqa: PLR0917
     """Run one epoch of gradient descent on the network ReLU(X·W1)·W2, batch after batch in the order of the data.
 
     Args:

@@ -31,7 +31,9 @@ class Parser(argparse.ArgumentParser):
         """Print the complaint in one line and end with status 2."""
         self.exit(2, f"needle: error: {message} (see `{self.prog} --help`)\n")
 
-    def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:
+    def parse_args(  # type: ignore[override]  # argparse overloads it by its namespace
+        self, args: Sequence[str] | None = None, namespace: Any = None
+    ) -> Any:
         """Parse, and name the nearest known option for the first one that is unknown."""
         options, unknown = self.parse_known_args(args, namespace)
         if unknown:

@@ -39,7 +39,7 @@ def resolve(given: dict[str, Any]) -> dict[str, Any]:
     """Return every option with its value: what was given, else the data set's default."""
     dataset = given.get("dataset") or "digits"
     defaults = DEFAULTS[dataset]
-    options = {name: defaults.get(name) if value is None else value for name, value in given.items()}
+    options: dict[str, Any] = {name: defaults.get(name) if value is None else value for name, value in given.items()}
     options["dataset"] = dataset
     for option, values in (("lr", LEARNING_RATES), ("weight_decay", WEIGHT_DECAYS)):
         if options[option] is None:

@@ -124,8 +124,14 @@ def _loaders(options: dict[str, Any], source: Source) -> tuple[DataLoader, DataL
 def _schedule(options: dict[str, Any], steps_per_epoch: int) -> Callable[[int], float]:
     """Return the learning rate as a function of the step."""
     lr, total = options["lr"], options["epochs"] * steps_per_epoch
-    warmup = round(options["warmup"] * steps_per_epoch)
-    return lambda step: lr * min(1, (step + 1) / max(1, warmup)) * (0.5 + 0.5 * np.cos(np.pi * step / total))
+    warmup = min(total, round(options["warmup"] * steps_per_epoch))
+    if options["schedule"] == "one-cycle":
+        return optim.OneCycle(lr, total, rise=warmup / total)
+    if options["schedule"] == "cosine":
+        return optim.CosineDecay(lr, total, warmup)
+    # Three levels, a tenth of each other; or one, which a factor of 1 gives.
+    levels = optim.StepDecay(lr, every=-(-total // 3), factor=0.1 if options["schedule"] == "step" else 1.0)
+    return lambda step: levels(step) * min(1.0, (step + 1) / max(1, warmup))
 
 
 def _optimizer(options: dict[str, Any], model: nn.Module) -> optim.Optimizer:

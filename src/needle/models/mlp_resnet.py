@@ -43,7 +43,7 @@ def ResidualBlock(  # noqa: N802  it makes a module and is used as a class is
     return Sequential(Residual(inner), ReLU())
 
 
-def MLPResNet(  # noqa: N802  it makes a module and is used as a class is, by position too
+def MLPResNet(  # noqa: N802, PLR0917
     dim: int,
     hidden_dim: int = 100,
     num_blocks: int = 3,

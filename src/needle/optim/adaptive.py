@@ -86,7 +86,7 @@ class RMSprop(Optimizer):
     v: dict[Tensor, Tensor]
     b: dict[Tensor, Tensor]
 
-    def __init__(
+    def __init__(  # noqa: PLR0917
         self,
         params: Parameters,
         lr: Rate = 0.01,

@@ -46,6 +46,8 @@ class Optimizer:
     state_names: ClassVar[tuple[str, ...]] = ()
     # Whether weight_decay shrinks the weights beside the step instead of being part of the gradient.
     decouples_decay: ClassVar[bool] = False
+    # Every optimizer has a learning rate: a number, or a schedule.
+    lr: Any
 
     def __init__(self, params: Parameters, **settings: Any) -> None:
         self.setting_names = tuple(settings)

@@ -62,9 +62,9 @@ def fit(
             after_batch(epoch, so_far)
 
     for epoch in range(1, epochs + 1):
-        with _located(lambda epoch=epoch: f"epoch {epoch}, step {step + 1} of the run"):
+        with _located(lambda: f"epoch {epoch}, step {step + 1} of the run"):  # noqa: B023  called in the same round
             trained = train_epoch(model, train_batches, optimizer, loss_fn, before_step=set_rate, after_batch=report)
-        with _located(lambda epoch=epoch: f"epoch {epoch}, after step {step} of the run"):
+        with _located(lambda: f"epoch {epoch}, after step {step} of the run"):  # noqa: B023  called in the same round
             tested = evaluate_epoch(model, test_batches, test_loss_fn or loss_fn)
         yield _row(epoch, step, optimizer.lr, trained, tested)
 

@@ -165,5 +165,5 @@ def _draw_image(
         ),
     )
     for height, text, color in lines:
-        style = {"ha": "center", "va": "bottom", "fontsize": 9, "color": color, "fontweight": "bold"}
+        style: dict[str, Any] = {"ha": "center", "va": "bottom", "fontsize": 9, "color": color, "fontweight": "bold"}
         axes.text(0.5, height, text, transform=axes.transAxes, **style)

@@ -73,7 +73,10 @@ class Recipe:
         for fault, names in (("unknown", unknown), ("missing", missing), ("malformed", wrong)):
             if names:
                 raise CheckpointError(f"the recipe has {fault} entries: {', '.join(names)}")
-        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in row.items()})
+        entries: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value for name, value in row.items()
+        }
+        return cls(**entries)
 
 
 def _is_object(value: object) -> bool:

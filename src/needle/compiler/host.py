@@ -1,0 +1,51 @@
+"""The processor that programs are compiled for: its vectors, its registers, and LLVM's description of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+
+import llvmlite.binding as llvm
+
+__all__ = ["Host", "host"]
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """What code generation needs to know of a processor."""
+
+    cpu: str
+    features: str
+    vector_bytes: int
+    vector_registers: int
+    is_x86: bool
+
+    @property
+    def pause(self) -> str:
+        """The instruction, in LLVM IR, that tells the processor that a thread is waiting."""
+        return f'call void asm sideeffect "{"pause" if self.is_x86 else "yield"}", ""()'
+
+    @property
+    def attributes(self) -> str:
+        """The attributes that LLVM gives a function for this processor."""
+        return f'"prefer-vector-width"="{self.vector_bytes * 8}" "target-cpu"="{self.cpu}"'
+
+
+@cache
+def host() -> Host:
+    """Return the processor that this process runs on."""
+    llvm.initialize_native_target()
+    llvm.initialize_native_asmprinter()
+    llvm.initialize_native_asmparser()
+    is_x86 = llvm.get_process_triple().startswith(("x86_64", "i686", "amd64"))
+    features = llvm.get_host_cpu_features()
+    if features.get("avx512f"):
+        vector_bytes, registers = 64, 32
+    elif features.get("avx"):
+        vector_bytes, registers = 32, 16
+    else:
+        vector_bytes, registers = 16, 16 if is_x86 else 32
+    flags = features.flatten()
+    # LLVM uses half the vector width of some processors unless told otherwise.
+    flags = f"{flags},-prefer-256-bit" if is_x86 else flags
+    return Host(llvm.get_host_cpu_name(), flags, vector_bytes, registers, is_x86)

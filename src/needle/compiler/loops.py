@@ -1,0 +1,314 @@
+"""Kernels: the small loop language between the graph and machine code.
+
+    kernel  = a shape to loop over, axes of it to reduce over (the others are the grid), and stages run in order
+    stage   = Reduce   combine a value over the reduced axes, and write the result once a grid point
+            | Store    write a value at every point, or once a grid point
+            | Scan     write running sums along the one reduced axis
+            | Scatter  add values into a buffer at places that are values themselves
+    value   = Load(buffer, place) | Number | Position(place) | Call(function, values)
+    place   = offset + Σ stride · axis   (of a Gather: plus stride · an index that is a value)
+
+Points of the grid are independent of each other. A stage may read what an earlier one wrote at the same point. A
+kernel knows no target: it says what is computed and in which order. `show` prints it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+
+__all__ = [
+    "Buffer",
+    "Call",
+    "Gather",
+    "Kernel",
+    "Load",
+    "Number",
+    "Place",
+    "Position",
+    "Reduce",
+    "Scan",
+    "Scatter",
+    "Stage",
+    "Store",
+    "Value",
+]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Buffer:
+    """A piece of memory that holds one array, row by row without gaps."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+
+    @property
+    def size(self) -> int:
+        """The number of elements."""
+        return int(np.prod(self.shape, dtype=np.int64))
+
+    @property
+    def strides(self) -> tuple[int, ...]:
+        """How many elements apart neighbours along each axis are."""
+        strides, step = [], 1
+        for length in reversed(self.shape):
+            strides.append(step)
+            step *= length
+        return tuple(reversed(strides))
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A whole number that depends on the kernel's axes: offset + Σ strides[i] · axis i."""
+
+    offset: int
+    strides: tuple[int, ...]
+
+    def __add__(self, other: Place) -> Place:
+        return Place(self.offset + other.offset, tuple(a + b for a, b in zip(self.strides, other.strides, strict=True)))
+
+    def scaled(self, factor: int) -> Place:
+        """Multiply by a number."""
+        return Place(self.offset * factor, tuple(stride * factor for stride in self.strides))
+
+    def shifted(self, number: int) -> Place:
+        """Add a number."""
+        return Place(self.offset + number, self.strides)
+
+    def __str__(self) -> str:
+        terms = [f"{'' if s == 1 else f'{s}*'}i{axis}" for axis, s in enumerate(self.strides) if s]
+        if self.offset or not terms:
+            terms.append(str(self.offset))
+        return " + ".join(terms)
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """An element of a buffer."""
+
+    buffer: Buffer
+    place: Place
+    dtype: np.dtype[Any]
+
+    def __str__(self) -> str:
+        return f"{self.buffer.name}[{self.place}]"
+
+
+@dataclass(frozen=True, slots=True)
+class Number:
+    """One number that is known when compiling; its bits, so that NaN and −0 are told apart."""
+
+    bits: bytes
+    dtype: np.dtype[Any]
+
+    @property
+    def value(self) -> Any:
+        """The number."""
+        return np.frombuffer(self.bits, dtype=self.dtype)[0]
+
+    def __str__(self) -> str:
+        return str(self.value)
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """A place as a value."""
+
+    place: Place
+    dtype: np.dtype[Any]
+
+    def __str__(self) -> str:
+        return f"({self.place})"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Gather:
+    """An element of a buffer whose place is moved by a value: buffer[place + stride · index], index from 0 to last."""
+
+    buffer: Buffer
+    place: Place
+    stride: int
+    last: int
+    index: Value
+    dtype: np.dtype[Any]
+
+    def __str__(self) -> str:
+        return f"{self.buffer.name}[{self.place} + {self.stride}*{self.index}]"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Call:
+    """An elementwise function of values."""
+
+    function: str
+    arguments: tuple[Value, ...]
+    dtype: np.dtype[Any]
+
+    def __str__(self) -> str:
+        name = f"cast_{self.dtype}" if self.function == "cast" else self.function
+        return f"{name}({', '.join(map(str, self.arguments))})"
+
+
+Value: TypeAlias = Load | Number | Position | Gather | Call
+
+
+@dataclass(frozen=True, slots=True)
+class Reduce:
+    """Combine a value over all reduced axes and write the result, separately at each point of the grid."""
+
+    buffer: Buffer
+    place: Place
+    function: str  # reduce_sum, reduce_prod, reduce_max, reduce_min, argmax or argmin
+    value: Value
+
+    def __str__(self) -> str:
+        return f"{self.buffer.name}[{self.place}] = {self.function} of {self.value}"
+
+
+@dataclass(frozen=True, slots=True)
+class Store:
+    """Write a value: at every point, or once a point of the grid."""
+
+    buffer: Buffer
+    place: Place
+    value: Value
+    on_grid_only: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.buffer.name}[{self.place}] = {self.value}"
+
+
+@dataclass(frozen=True, slots=True)
+class Scan:
+    """Write the sum of a value over all points of the reduced axis up to each one."""
+
+    buffer: Buffer
+    place: Place
+    value: Value
+
+    def __str__(self) -> str:
+        return f"{self.buffer.name}[{self.place}] = running sum of {self.value}"
+
+
+@dataclass(frozen=True, slots=True)
+class Scatter:
+    """Add a value to the element at place + stride · index, in the order of the reduced axes."""
+
+    buffer: Buffer
+    place: Place
+    stride: int
+    last: int
+    index: Value
+    value: Value
+
+    def __str__(self) -> str:
+        return f"{self.buffer.name}[{self.place} + {self.stride}*{self.index}] += {self.value}"
+
+
+Stage: TypeAlias = Reduce | Store | Scan | Scatter
+
+
+@dataclass(frozen=True, slots=True)
+class Kernel:
+    """Loops over `shape`; `reduced` names the axes that are not part of the grid."""
+
+    name: str
+    shape: tuple[int, ...]
+    reduced: tuple[int, ...]
+    stages: tuple[Stage, ...]
+    sources: tuple[str, ...] = ()
+
+    @property
+    def grid(self) -> tuple[int, ...]:
+        """The axes whose points are independent of each other."""
+        return tuple(axis for axis in range(len(self.shape)) if axis not in self.reduced)
+
+    def reads(self) -> list[Buffer]:
+        """Return the buffers that are loaded, each once."""
+        found: dict[Buffer, None] = {}
+        for stage in self.stages:
+            found.update(dict.fromkeys(buffers_read(stage)))
+        return list(found)
+
+    def writes(self) -> list[Buffer]:
+        """Return the buffers that are stored to, each once."""
+        return list(dict.fromkeys(stage.buffer for stage in self.stages))
+
+    def show(self) -> str:
+        """Print the kernel as loops."""
+        axes = ", ".join(f"i{axis} < {self.shape[axis]}" for axis in self.grid)
+        inner = ", ".join(f"i{axis} < {self.shape[axis]}" for axis in self.reduced)
+        lines = [f"kernel {self.name}" + (f"  # {', '.join(self.sources)}" if self.sources else "")]
+        lines.append(f"  for {axes or 'once'}:")
+        for loop in inner_loops(self):
+            depth = "    "
+            if inner and not (isinstance(loop[0], Store) and loop[0].on_grid_only):
+                lines.append(f"    for {inner}:")
+                depth = "      "
+            lines += [depth + str(stage) for stage in loop]
+        return "\n".join(lines)
+
+
+def inner_loops(kernel: Kernel) -> list[list[Stage]]:
+    """Group the stages into the loops that run one after another at each point of the grid.
+
+    Stages share a loop as long as none needs what a reduction of the same loop finds.
+    """
+    loops: list[list[Stage]] = []
+    finished_later: set[Buffer] = set()
+    for stage in kernel.stages:
+        on_grid = isinstance(stage, Store) and stage.on_grid_only
+        last = loops[-1] if loops else None
+        last_on_grid = last is not None and isinstance(last[0], Store) and last[0].on_grid_only
+        if last is None or on_grid != last_on_grid or finished_later & set(buffers_read(stage)):
+            loops.append([])
+            finished_later = set()
+        loops[-1].append(stage)
+        if not isinstance(stage, Store):
+            finished_later.add(stage.buffer)
+    return loops
+
+
+def buffers_read(stage: Stage) -> list[Buffer]:
+    """Return the buffers that a stage loads, each once."""
+    roots = [stage.value, stage.index] if isinstance(stage, Scatter) else [stage.value]
+    loads = (value for root in roots for value in walk(root))
+    return list(dict.fromkeys(value.buffer for value in loads if isinstance(value, (Load, Gather))))
+
+
+def walk(root: Value) -> Iterator[Value]:
+    """Yield a value and all that it is made of, each once."""
+    seen: set[int] = set()
+    stack = [root]
+    while stack:
+        value = stack.pop()
+        if id(value) in seen:
+            continue
+        seen.add(id(value))
+        yield value
+        if isinstance(value, Call):
+            stack.extend(value.arguments)
+        elif isinstance(value, Gather):
+            stack.append(value.index)
+
+
+def zero_place(rank: int) -> Place:
+    """Return the place 0 in a kernel of `rank` axes."""
+    return Place(0, (0,) * rank)
+
+
+def axis_places(rank: int) -> tuple[Place, ...]:
+    """Return the places that are the axes themselves."""
+    return tuple(Place(0, tuple(int(i == axis) for i in range(rank))) for axis in range(rank))
+
+
+def buffer_place(buffer: Buffer, index: Sequence[Place], rank: int) -> Place:
+    """Return where the element at `index` of a buffer lies."""
+    place = zero_place(rank)
+    for stride, position in zip(buffer.strides, index, strict=True):
+        place = place + position.scaled(stride)
+    return place

@@ -1,0 +1,183 @@
+"""Machine code in this process: compiling LLVM's text, and the few functions that threads wait with."""
+
+from __future__ import annotations
+
+import ctypes
+import threading
+from functools import cache
+from typing import Any
+
+import llvmlite.binding as llvm
+
+from needle.compiler.host import host
+
+__all__ = ["compile_object", "load_object", "post", "run", "serve"]
+
+_lock = threading.RLock()
+
+
+def compile_object(text: str) -> bytes:
+    """Compile LLVM IR to an object file for this processor, in memory."""
+    with _lock:
+        machine = _target_machine()
+        module = llvm.parse_assembly(text)
+        module.verify()
+        options = llvm.create_pipeline_tuning_options(speed_level=3)
+        options.loop_vectorization = True
+        options.slp_vectorization = False
+        builder = llvm.create_pass_builder(machine, options)
+        builder.getModulePassManager().run(module, builder)
+        return bytes(machine.emit_object(module))
+
+
+def load_object(code: bytes, symbol: str) -> tuple[int, Any]:
+    """Load an object file and return the address of one of its functions, and what keeps the code alive."""
+    with _lock:
+        engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), _target_machine())
+        engine.add_object_file(llvm.ObjectFileRef.from_data(code))
+        engine.finalize_object()
+        return int(engine.get_function_address(symbol)), engine
+
+
+def _target_machine() -> Any:
+    here = host()
+    target = llvm.Target.from_default_triple()
+    return target.create_target_machine(cpu=here.cpu, features=here.features, opt=3, jit=True)
+
+
+def post(board: int, function: int, arrays: int, arena: int, threads: int) -> None:
+    """Tell the workers that serve this board of a program for `threads` threads. Keeps Python's lock."""
+    _threads_code().post(board, function, arrays, arena, threads)
+
+
+def run(board: int, function: int, arrays: int, arena: int, threads: int) -> None:
+    """Run a program as its first thread, and wait until its other threads have left it. Lets go of Python's lock."""
+    _threads_code().run(board, function, arrays, arena, threads)
+
+
+def serve(board: int, seen: int, number: int) -> int:
+    """Run, as worker `number`, the programs that are posted, until none has come for a while.
+
+    Returns the number of the last job that was looked at.
+    """
+    return int(_threads_code().serve(board, seen, number))
+
+
+class _ThreadsCode:
+    """The compiled `run` and `serve`."""
+
+    def __init__(self) -> None:
+        text = _THREADS_TEXT.format(pause=host().pause, spins=_SPINS_BEFORE_SLEEP)
+        run_address, self.engine = load_object(compile_object(text), "run")
+        pointer, word = ctypes.c_void_p, ctypes.c_int64
+        self.run = ctypes.CFUNCTYPE(None, pointer, pointer, pointer, pointer, word)(run_address)
+        post_address = self.engine.get_function_address("post")
+        self.post = ctypes.PYFUNCTYPE(None, pointer, pointer, pointer, pointer, word)(post_address)
+        serve_address = self.engine.get_function_address("serve")
+        self.serve = ctypes.CFUNCTYPE(word, pointer, word, word)(serve_address)
+
+
+@cache
+def _threads_code() -> _ThreadsCode:
+    return _ThreadsCode()
+
+
+# About a millisecond of waiting on today's processors.
+_SPINS_BEFORE_SLEEP = 20_000
+
+# The board's words are 64 bytes apart: 0 the number of the job (odd while the others are being written), 1 how many
+# threads wait at the barrier, 2 how often it has opened, 3 to 6 function, arrays, arena, threads, 7 how many workers
+# have left the program. A worker that has no part in a job may still be reading when the next one is written; so it
+# looks at the number again after reading, and starts over where it has changed. `run` returns only when all workers
+# have left, so that the caller may free the program.
+_THREADS_TEXT = """
+declare i32 @sched_yield()
+
+define void @post(ptr %board, ptr %function, ptr %arrays, ptr %arena, i64 %threads) nounwind {{
+  %p3 = getelementptr i8, ptr %board, i64 192
+  %p4 = getelementptr i8, ptr %board, i64 256
+  %p5 = getelementptr i8, ptr %board, i64 320
+  %p6 = getelementptr i8, ptr %board, i64 384
+  %p7 = getelementptr i8, ptr %board, i64 448
+  %odd = atomicrmw add ptr %board, i64 1 seq_cst, align 8
+  store atomic ptr %function, ptr %p3 monotonic, align 8
+  store atomic ptr %arrays, ptr %p4 monotonic, align 8
+  store atomic ptr %arena, ptr %p5 monotonic, align 8
+  store atomic i64 %threads, ptr %p6 monotonic, align 8
+  store atomic i64 0, ptr %p7 monotonic, align 8
+  %even = atomicrmw add ptr %board, i64 1 seq_cst, align 8
+  ret void
+}}
+
+define void @run(ptr %board, ptr %function, ptr %arrays, ptr %arena, i64 %threads) nounwind {{
+entry:
+  %barrier = getelementptr i8, ptr %board, i64 64
+  %p7 = getelementptr i8, ptr %board, i64 448
+  %workers = sub i64 %threads, 1
+  %alone = icmp eq i64 %workers, 0
+  call void %function(ptr %arrays, ptr %arena, i64 0, i64 %threads, ptr %barrier)
+  br i1 %alone, label %done, label %wait
+wait:
+  %spins = phi i64 [ 0, %entry ], [ %more, %look ], [ 0, %give ]
+  %left = load atomic i64, ptr %p7 acquire, align 8
+  %all = icmp eq i64 %left, %workers
+  br i1 %all, label %done, label %look
+look:
+  {pause}
+  %more = add i64 %spins, 1
+  %long = icmp ugt i64 %more, 2000
+  br i1 %long, label %give, label %wait
+give:
+  %ignored = call i32 @sched_yield()
+  br label %wait
+done:
+  ret void
+}}
+
+define i64 @serve(ptr %board, i64 %seen, i64 %number) nounwind {{
+entry:
+  %p3 = getelementptr i8, ptr %board, i64 192
+  %p4 = getelementptr i8, ptr %board, i64 256
+  %p5 = getelementptr i8, ptr %board, i64 320
+  %p6 = getelementptr i8, ptr %board, i64 384
+  %p7 = getelementptr i8, ptr %board, i64 448
+  %barrier = getelementptr i8, ptr %board, i64 64
+  br label %wait
+wait:
+  %known = phi i64 [ %seen, %entry ], [ %known, %again ], [ %known, %read ], [ %now, %unchanged ], [ %now, %work ]
+  %spins = phi i64 [ 0, %entry ], [ %more, %again ], [ 0, %read ], [ 0, %unchanged ], [ 0, %work ]
+  %now = load atomic i64, ptr %board acquire, align 8
+  %other = icmp ne i64 %now, %known
+  %low = and i64 %now, 1
+  %written = icmp eq i64 %low, 0
+  %posted = and i1 %other, %written
+  br i1 %posted, label %read, label %idle
+idle:
+  {pause}
+  %more = add i64 %spins, 1
+  %long = icmp ugt i64 %more, {spins}
+  br i1 %long, label %tired, label %again
+again:
+  br label %wait
+tired:
+  ret i64 %known
+read:
+  %function = load atomic ptr, ptr %p3 monotonic, align 8
+  %arrays = load atomic ptr, ptr %p4 monotonic, align 8
+  %arena = load atomic ptr, ptr %p5 monotonic, align 8
+  %threads = load atomic i64, ptr %p6 monotonic, align 8
+  fence acquire
+  %still = load atomic i64, ptr %board monotonic, align 8
+  %same = icmp eq i64 %still, %now
+  br i1 %same, label %unchanged_or_work, label %wait
+unchanged_or_work:
+  %part = icmp slt i64 %number, %threads
+  br i1 %part, label %work, label %unchanged
+unchanged:
+  br label %wait
+work:
+  call void %function(ptr %arrays, ptr %arena, i64 %number, i64 %threads, ptr %barrier)
+  %leaving = atomicrmw add ptr %p7, i64 1 release, align 8
+  br label %wait
+}}
+"""

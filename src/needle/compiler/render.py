@@ -1,0 +1,380 @@
+"""From kernels to LLVM IR: one function a kernel, that does a share of its outermost loop.
+
+A kernel whose last axis is reduced runs row by row: for each grid point, one loop over the reduced axes after
+another. A kernel that reduces other axes runs in strips of columns: partial results for a strip are kept side by
+side, and the innermost loop runs over the strip, so that memory is read in order and LLVM makes vectors of it. LLVM's
+own optimiser does the rest: vectors, unrolling, moving what does not change out of loops.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from needle.compiler.ir import SSA, Function, constant, llvm_type, memory_type
+from needle.compiler.loops import (
+    Buffer,
+    Call,
+    Gather,
+    Kernel,
+    Load,
+    Number,
+    Place,
+    Position,
+    Reduce,
+    Scan,
+    Scatter,
+    Stage,
+    Store,
+    Value,
+    inner_loops,
+    walk,
+)
+from needle.compiler.scalar import emit_call, emit_cast, emit_combine, reduction_start
+
+__all__ = ["RenderedKernel", "render_kernel"]
+
+# Columns whose partial results are kept side by side: four registers of sixteen floats.
+_STRIP = 64
+# A smaller amount of work is not worth waking a second thread for, in points × operations.
+_WORTH_SHARING = 20_000
+
+
+@dataclass(frozen=True, slots=True)
+class RenderedKernel:
+    """A kernel's function, the buffers it takes, into how many parts it falls, and whether threads share them."""
+
+    function: Function
+    buffers: tuple[Buffer, ...]
+    parts: int
+    shared: bool
+
+
+def render_kernel(kernel: Kernel) -> RenderedKernel:
+    """Return the function that computes points begin … end − 1 of a kernel's outermost loop."""
+    buffers = tuple(dict.fromkeys([*kernel.writes(), *kernel.reads()]))
+    kernel = merge_axes(kernel)
+    pointers = {buffer: f"%p{i}" for i, buffer in enumerate(buffers)}
+    parameters = [f"ptr noalias {pointer}" for pointer in pointers.values()]
+    function = Function(kernel.name, [*parameters, "i64 %begin", "i64 %end"], "nounwind #0")
+    renderer = _Renderer(kernel, function, pointers)
+    parts = renderer.render()
+    work = np.prod(kernel.shape, dtype=float) * sum(_cost(stage) for stage in kernel.stages)
+    return RenderedKernel(function, buffers, parts, bool(work >= _WORTH_SHARING))
+
+
+def _cost(stage: Stage) -> int:
+    return 1 + sum(isinstance(value, Call) for value in walk(stage.value))
+
+
+# ---------------------------------------------------------------------------------------------- axes
+
+
+def merge_axes(kernel: Kernel) -> Kernel:
+    """Return the kernel with as few axes as its places allow: those of length 1 go, neighbours in step become one."""
+    kept = [axis for axis, length in enumerate(kernel.shape) if length != 1]
+    kernel = _with_axes(kernel, [[axis] for axis in kept])
+    axis = len(kernel.shape) - 2
+    while axis >= 0:
+        if _in_step(kernel, axis):
+            groups = [[one] for one in range(len(kernel.shape))]
+            kernel = _with_axes(kernel, [*groups[:axis], [axis, axis + 1], *groups[axis + 2 :]])
+        axis -= 1
+    return kernel
+
+
+def _in_step(kernel: Kernel, axis: int) -> bool:
+    if (axis in kernel.reduced) != (axis + 1 in kernel.reduced):
+        return False
+    length = kernel.shape[axis + 1]
+    return all(place.strides[axis] == place.strides[axis + 1] * length for place in _places(kernel))
+
+
+def _places(kernel: Kernel) -> Iterator[Place]:
+    for stage in kernel.stages:
+        yield stage.place
+        roots = [stage.value, stage.index] if isinstance(stage, Scatter) else [stage.value]
+        for root in roots:
+            for value in walk(root):
+                if isinstance(value, (Load, Gather, Position)):
+                    yield value.place
+
+
+def _with_axes(kernel: Kernel, groups: Sequence[Sequence[int]]) -> Kernel:
+    """Make one axis of each group; its stride is that of the group's last."""
+
+    def place(old: Place) -> Place:
+        return Place(old.offset, tuple(old.strides[group[-1]] for group in groups))
+
+    memo: dict[int, Value] = {}
+
+    def value(old: Value) -> Value:
+        if id(old) not in memo:
+            memo[id(old)] = moved(old)
+        return memo[id(old)]
+
+    def moved(old: Value) -> Value:
+        if isinstance(old, Call):
+            return Call(old.function, tuple(map(value, old.arguments)), old.dtype)
+        if isinstance(old, Gather):
+            return Gather(old.buffer, place(old.place), old.stride, old.last, value(old.index), old.dtype)
+        return old if isinstance(old, Number) else replace(old, place=place(old.place))
+
+    def stage(old: Stage) -> Stage:
+        if isinstance(old, Scatter):
+            return replace(old, place=place(old.place), value=value(old.value), index=value(old.index))
+        return replace(old, place=place(old.place), value=value(old.value))
+
+    shape = tuple(int(np.prod([kernel.shape[axis] for axis in group])) for group in groups)
+    reduced = tuple(number for number, group in enumerate(groups) if group[-1] in kernel.reduced)
+    return Kernel(kernel.name, shape, reduced, tuple(map(stage, kernel.stages)), kernel.sources)
+
+
+# -------------------------------------------------------------------------------------------- rendering
+
+
+class _Renderer:
+    """Writes one kernel's function."""
+
+    def __init__(self, kernel: Kernel, function: Function, pointers: dict[Buffer, str]) -> None:
+        self.kernel = kernel
+        self.f = function
+        self.pointers = pointers
+        self.axes: dict[int, SSA] = {}
+        # What is known at the point that is being written: by value's identity, and by buffer where just stored.
+        self.memo: dict[int, SSA] = {}
+        self.stored: dict[tuple[Buffer, Place], SSA] = {}
+
+    def render(self) -> int:
+        """Write the loops and return how many parts the outermost one has."""
+        kernel = self.kernel
+        last = len(kernel.shape) - 1
+        special = any(isinstance(stage, (Scan, Scatter)) for stage in kernel.stages)
+        argument = any(isinstance(stage, Reduce) and stage.function.startswith("arg") for stage in kernel.stages)
+        in_strips = bool(kernel.reduced) and last not in kernel.reduced and not special and not argument
+        if in_strips:
+            return self._render_strips(last)
+        return self._render_rows()
+
+    # -- row by row
+
+    def _render_rows(self) -> int:
+        grid = self.kernel.grid
+        if not grid:
+            with self.f.loop(SSA("%begin", "i64"), SSA("%end", "i64")):
+                self._stages_at_point()
+            return 1
+        with ExitStack() as loops:
+            for number, axis in enumerate(grid):
+                bounds = (SSA("%begin", "i64"), SSA("%end", "i64")) if number == 0 else self._bounds(axis)
+                self.axes[axis] = loops.enter_context(self.f.loop(*bounds))
+            self._stages_at_point()
+        return self.kernel.shape[grid[0]]
+
+    def _bounds(self, axis: int) -> tuple[SSA, SSA]:
+        return self.f.integer(0), self.f.integer(self.kernel.shape[axis])
+
+    def _stages_at_point(self) -> None:
+        for stages in inner_loops(self.kernel):
+            if isinstance(stages[0], Store) and (stages[0].on_grid_only or not self.kernel.reduced):
+                with self._point():
+                    for stage in stages:
+                        self._store(stage.buffer, stage.place, self._value(stage.value))
+            else:
+                self._loop_over_reduced(stages)
+
+    def _loop_over_reduced(self, stages: Sequence[Stage]) -> None:
+        """Write one loop over the reduced axes, with what each reduction has so far in a slot."""
+        slots = [self._start(stage) for stage in stages]
+        with ExitStack() as loops:
+            for axis in self.kernel.reduced:
+                self.axes[axis] = loops.enter_context(self.f.loop(*self._bounds(axis)))
+            loops.enter_context(self._point())
+            for stage, slot in zip(stages, slots, strict=True):
+                self._step(stage, slot)
+        with self._point():
+            for stage, slot in zip(stages, slots, strict=True):
+                if isinstance(stage, Reduce):
+                    type_ = llvm_type(stage.buffer.dtype)
+                    self._store(stage.buffer, stage.place, self.f.load(type_, slot[-1], 1))
+
+    def _start(self, stage: Stage) -> tuple[SSA, ...]:
+        """Reserve what a stage keeps from one point to the next, and set it to its start."""
+        if isinstance(stage, (Store, Scatter)):
+            return ()
+        dtype = stage.value.dtype
+        function = stage.function if isinstance(stage, Reduce) else "reduce_sum"
+        best = self.f.slot(llvm_type(dtype))
+        self.f.store(SSA(reduction_start(function, dtype), llvm_type(dtype)), best, 1)
+        if not function.startswith("arg"):
+            return (best,)
+        where = self.f.slot("i64")
+        self.f.store(self.f.integer(0), where, 8)
+        return best, where
+
+    def _step(self, stage: Stage, slot: tuple[SSA, ...]) -> None:
+        """Write what a stage does at one point."""
+        value = self._value(stage.value)
+        if isinstance(stage, Store):
+            self._store(stage.buffer, stage.place, value)
+        elif isinstance(stage, Scatter):
+            self._scatter(stage, value)
+        elif isinstance(stage, Reduce) and stage.function.startswith("arg"):
+            self._argument(stage, slot, value)
+        else:
+            function = stage.function if isinstance(stage, Reduce) else "reduce_sum"
+            so_far = self.f.load(value.type, slot[0], 1)
+            combined = emit_combine(self.f, function, so_far, value, stage.value.dtype)
+            self.f.store(combined, slot[0], 1)
+            if isinstance(stage, Scan):
+                self._store(stage.buffer, stage.place, combined)
+
+    def _argument(self, stage: Reduce, slot: tuple[SSA, ...], value: SSA) -> None:
+        """Keep the first of the largest (or smallest), a NaN before all else, as NumPy does."""
+        dtype = stage.value.dtype
+        best = self.f.load(value.type, slot[0], 1)
+        better = "greater" if stage.function == "argmax" else "less"
+        wins = emit_call(self.f, better, [value, best], [dtype, dtype], np.dtype(bool))
+        if dtype.kind not in "iub":
+            first_nan = self.f.binary("and", self.f.compare("uno", value, value), self.f.compare("ord", best, best))
+            wins = self.f.binary("or", wins, first_nan)
+        self.f.store(self.f.select(wins, value, best), slot[0], 1)
+        (axis,) = self.kernel.reduced
+        where = self.f.load("i64", slot[1], 8)
+        self.f.store(self.f.select(wins, self.axes[axis], where), slot[1], 8)
+
+    def _scatter(self, stage: Scatter, value: SSA) -> None:
+        index = self._clamped(self._value(stage.index), stage.index.dtype, stage.last)
+        address = self._moved_address(stage.buffer, stage.place, stage.stride, index)
+        dtype = stage.buffer.dtype
+        before = self._from_memory(self.f.load(memory_type(dtype), address, dtype.itemsize), dtype)
+        self._to_memory(emit_call(self.f, "add", [before, value], [dtype, dtype], dtype), address, dtype)
+
+    # -- strip by strip
+
+    def _render_strips(self, last: int) -> int:
+        """Write loops over the outer grid axes, then over strips of the last one."""
+        outer = [axis for axis in self.kernel.grid if axis != last]
+        length = self.kernel.shape[last]
+        begin, end = SSA("%begin", "i64"), SSA("%end", "i64")
+        strips = -(-length // _STRIP)
+        with ExitStack() as loops:
+            for number, axis in enumerate(outer):
+                bounds = (begin, end) if number == 0 else self._bounds(axis)
+                self.axes[axis] = loops.enter_context(self.f.loop(*bounds))
+            strip_bounds = (self.f.integer(0), self.f.integer(strips)) if outer else (begin, end)
+            strip = loops.enter_context(self.f.loop(*strip_bounds))
+            start = self.f.binary("mul", strip, self.f.integer(_STRIP))
+            left = self.f.binary("sub", self.f.integer(length), start)
+            width = self.f.intrinsic("smin", left, self.f.integer(_STRIP))
+            self._stages_in_strip(last, start, width)
+        return self.kernel.shape[outer[0]] if outer else strips
+
+    def _stages_in_strip(self, last: int, start: SSA, width: SSA) -> None:
+        for stages in inner_loops(self.kernel):
+            on_grid = isinstance(stages[0], Store) and stages[0].on_grid_only
+            sums = {id(stage): self._strip_of_starts(stage, width) for stage in stages if isinstance(stage, Reduce)}
+            with ExitStack() as loops:
+                for axis in () if on_grid else self.kernel.reduced:
+                    self.axes[axis] = loops.enter_context(self.f.loop(*self._bounds(axis)))
+                column = loops.enter_context(self._column(last, start, width))
+                for stage in stages:
+                    slot = sums.get(id(stage))
+                    self._step(stage, () if slot is None else (self._element(slot, stage, column),))
+            if sums:
+                with self._column(last, start, width) as column:
+                    for stage in stages:
+                        if isinstance(stage, Reduce):
+                            slot_address = self._element(sums[id(stage)], stage, column)
+                            found = self.f.load(llvm_type(stage.buffer.dtype), slot_address, 1)
+                            self._store(stage.buffer, stage.place, found)
+
+    @contextmanager
+    def _column(self, last: int, start: SSA, width: SSA) -> Iterator[SSA]:
+        with self.f.loop(self.f.integer(0), width) as column:
+            self.axes[last] = self.f.emit("i64", f"add nsw {start}, {column.name}")
+            with self._point():
+                yield column
+
+    def _strip_of_starts(self, stage: Reduce, width: SSA) -> SSA:
+        type_ = llvm_type(stage.value.dtype)
+        strip = self.f.slot(type_, _STRIP)
+        with self.f.loop(self.f.integer(0), width) as column:
+            address = self.f.address(strip.name, type_, column)
+            self.f.store(SSA(reduction_start(stage.function, stage.value.dtype), type_), address, 1)
+        return strip
+
+    def _element(self, strip: SSA, stage: Stage, column: SSA) -> SSA:
+        return self.f.address(strip.name, llvm_type(stage.value.dtype), column)
+
+    # -- values at a point
+
+    @contextmanager
+    def _point(self) -> Iterator[None]:
+        """What is computed inside is known only inside."""
+        before = self.memo, self.stored
+        self.memo, self.stored = {}, {}
+        yield
+        self.memo, self.stored = before
+
+    def _value(self, value: Value) -> SSA:
+        if isinstance(value, Load) and (value.buffer, value.place) in self.stored:
+            return self.stored[value.buffer, value.place]
+        if id(value) not in self.memo:
+            self.memo[id(value)] = self._compute(value)
+        return self.memo[id(value)]
+
+    def _compute(self, value: Value) -> SSA:
+        dtype = value.dtype
+        if isinstance(value, Number):
+            return SSA(constant(value.value, dtype), llvm_type(dtype))
+        if isinstance(value, Position):
+            return emit_cast(self.f, self._place(value.place), np.dtype(np.int64), dtype)
+        if isinstance(value, Call):
+            arguments = [self._value(one) for one in value.arguments]
+            return emit_call(self.f, value.function, arguments, [one.dtype for one in value.arguments], dtype)
+        if isinstance(value, Gather):
+            index = self._clamped(self._value(value.index), value.index.dtype, value.last)
+            address = self._moved_address(value.buffer, value.place, value.stride, index)
+        else:
+            address = self._address(value.buffer, value.place)
+        return self._from_memory(self.f.load(memory_type(dtype), address, dtype.itemsize), dtype)
+
+    def _clamped(self, index: SSA, dtype: np.dtype[Any], last: int) -> SSA:
+        """Keep an index inside its buffer, so that a wrong one cannot touch other memory."""
+        wide = emit_cast(self.f, index, dtype, np.dtype(np.int64))
+        return self.f.intrinsic("smin", self.f.intrinsic("smax", wide, self.f.integer(0)), self.f.integer(last))
+
+    def _moved_address(self, buffer: Buffer, place: Place, stride: int, index: SSA) -> SSA:
+        moved = self.f.binary("mul", index, self.f.integer(stride))
+        position = self.f.binary("add", self._place(place), moved)
+        return self.f.address(self.pointers[buffer], memory_type(buffer.dtype), position)
+
+    def _store(self, buffer: Buffer, place: Place, value: SSA) -> None:
+        self.stored[buffer, place] = value
+        self._to_memory(value, self._address(buffer, place), buffer.dtype)
+
+    def _to_memory(self, value: SSA, address: SSA, dtype: np.dtype[Any]) -> None:
+        stored = self.f.emit("i8", f"zext {value} to i8") if dtype.kind == "b" else value
+        self.f.store(stored, address, dtype.itemsize)
+
+    def _from_memory(self, value: SSA, dtype: np.dtype[Any]) -> SSA:
+        return self.f.compare("ne", value, SSA("0", "i8")) if dtype.kind == "b" else value
+
+    def _address(self, buffer: Buffer, place: Place) -> SSA:
+        return self.f.address(self.pointers[buffer], memory_type(buffer.dtype), self._place(place))
+
+    def _place(self, place: Place) -> SSA:
+        """Compute a place from the loop variables."""
+        total = self.f.integer(place.offset)
+        for axis, stride in enumerate(place.strides):
+            if stride:
+                term = self.axes[axis]
+                if stride != 1:
+                    term = self.f.emit("i64", f"mul nsw {term}, {stride}")
+                total = self.f.emit("i64", f"add nsw {total}, {term.name}")
+        return total

@@ -1,0 +1,117 @@
+"""Threads that run programs: they live as long as the process, and sleep when nothing has run for a while.
+
+A worker waits in native code for the next program, without Python's lock. When none comes for about a millisecond it
+goes back to Python and sleeps there, so that an idle process is quiet. The thread that calls a program takes part in it
+and returns when all have finished.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from typing import Any
+
+import numpy as np
+
+from needle.compiler import native
+
+__all__ = ["get_num_threads", "run_program", "set_num_threads"]
+
+_num_threads: int | None = None
+
+
+def get_num_threads() -> int:
+    """Return how many threads a compiled program uses: what was set, or what this process may run on."""
+    return _num_threads or available_processors()
+
+
+def set_num_threads(count: int | None) -> None:
+    """Set how many threads compiled programs use from now on; None means as many as there are processors.
+
+    Raises:
+        ValueError: less than one.
+    """
+    global _num_threads  # noqa: PLW0603  a setting of the process
+    if count is not None and count < 1:
+        raise ValueError(f"the number of threads is 1 or more, got {count}")
+    _num_threads = count
+
+
+def available_processors() -> int:
+    """Return how many processors this process may run on, which in a container can be fewer than the machine has."""
+    if hasattr(os, "sched_getaffinity"):
+        return max(1, len(os.sched_getaffinity(0)))
+    return os.cpu_count() or 1
+
+
+class _Pool:
+    """The workers of this process, and the piece of memory through which they are told what to do.
+
+    What lies where on the board, `native` says.
+    """
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.board = np.zeros(8 * 8, dtype=np.int64)
+        self.address = self.board.ctypes.data
+        self.awake = threading.Condition()
+        self.asleep = 0
+        self.workers: list[threading.Thread] = []
+
+    def run(self, function: int, arrays: int, arena: int, threads: int) -> None:
+        """Run a program on `threads` threads, this one among them."""
+        self._hire(threads - 1)
+        # Posted first, then looked for sleepers: a worker looks for what is posted after it has said that it sleeps, so
+        # that one of the two always sees the other.
+        native.post(self.address, function, arrays, arena, threads)
+        if self.asleep:
+            with self.awake:
+                self.awake.notify_all()
+        native.run(self.address, function, arrays, arena, threads)
+
+    def _hire(self, count: int) -> None:
+        while len(self.workers) < count:
+            number = len(self.workers) + 1
+            arguments = (number, int(self.board[0]))
+            worker = threading.Thread(target=self._work, args=arguments, name=f"needle-{number}", daemon=True)
+            self.workers.append(worker)
+            worker.start()
+
+    def _work(self, number: int, seen: int) -> None:
+        while True:
+            seen = native.serve(self.address, seen, number)
+            self._sleep(seen)
+
+    def _sleep(self, seen: int) -> None:
+        """Sleep until a program is posted that this worker has not seen."""
+        with self.awake:
+            self.asleep += 1
+            self.awake.wait_for(lambda: self.board[0] != seen)
+            self.asleep -= 1
+
+
+_pool = _Pool()
+
+
+def _start_over() -> None:
+    """Forget the parent's threads in a forked child, which has none of them."""
+    global _pool  # noqa: PLW0603  one pool a process
+    _pool = _Pool()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_start_over)
+
+
+def run_program(function: int, arrays: Any, arena: Any, parallel: bool) -> None:
+    """Run a compiled program at address `function`; alone where the pool is busy with another thread's program."""
+    threads = get_num_threads() if parallel else 1
+    addresses = arrays.ctypes.data
+    memory = arena.ctypes.data
+    if threads > 1 and _pool.lock.acquire(blocking=False):
+        try:
+            _pool.run(function, addresses, memory, threads)
+        finally:
+            _pool.lock.release()
+        return
+    native.run(_pool.address, function, addresses, memory, 1)

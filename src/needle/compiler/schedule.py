@@ -1,0 +1,564 @@
+"""The pass from a graph to kernels: which nodes get a buffer, and which are computed together.
+
+Nodes without a buffer are computed where they are used, with all movement (transposing, slicing, repeating) turned
+into places of loads. Nodes with a buffer are the roots of stages; stages that loop over the same shape are put into
+one kernel when what they read of each other lies at the same point. So a softmax becomes one kernel of three loops,
+and an optimizer's update of a parameter one loop.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+import numpy as np
+
+from needle.compiler.graph import Graph, Node
+from needle.compiler.loops import (
+    Buffer,
+    Call,
+    Gather,
+    Kernel,
+    Load,
+    Number,
+    Place,
+    Position,
+    Reduce,
+    Scan,
+    Scatter,
+    Stage,
+    Store,
+    Value,
+    axis_places,
+    buffer_place,
+    buffers_read,
+    zero_place,
+)
+from needle.compiler.primitives import UFUNC_OF
+
+__all__ = ["Contraction", "Operand", "Program", "schedule"]
+
+_REDUCTIONS = frozenset({"reduce_sum", "reduce_prod", "reduce_max", "reduce_min", "argmax", "argmin"})
+_MOVEMENT = frozenset({"reshape", "permute", "broadcast", "slice", "flip"})
+# Roots that are kernels of their own, whatever stands beside them.
+_ALONE = frozenset({"cumsum", "scatter_add", "concat", "pad"})
+# An elementwise node that is used more than once is computed again up to this many operations.
+_CHEAP = 3
+# Longer chains get a buffer in between, which bounds the recursion and the size of one loop.
+_LONGEST_CHAIN = 60
+
+
+@dataclass(frozen=True, slots=True)
+class Operand:
+    """A matrix (with batch axes) inside a buffer: `place` in terms of its own axes."""
+
+    buffer: Buffer
+    place: Place
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Contraction:
+    """out = a @ b over the last two axes; the batch axes before them are equal."""
+
+    name: str
+    a: Operand
+    b: Operand
+    out: Buffer
+    sources: tuple[str, ...] = ()
+
+    def reads(self) -> list[Buffer]:
+        """Return the buffers of the operands."""
+        return [self.a.buffer, self.b.buffer]
+
+    def writes(self) -> list[Buffer]:
+        """Return the buffer of the result."""
+        return [self.out]
+
+    def show(self) -> str:
+        """Print the contraction in a line."""
+        a, b = (f"{one.buffer.name}[{one.place}]{list(one.shape)}" for one in (self.a, self.b))
+        source = f"  # {', '.join(self.sources)}" if self.sources else ""
+        return f"contraction {self.name}{source}\n  {self.out.name}{list(self.out.shape)} = {a} @ {b}"
+
+
+Step: TypeAlias = Kernel | Contraction
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """Steps in the order in which they run, and the buffers that come from and go to the caller.
+
+    `outputs` pairs each graph output's buffer with its shape, since a reshape of a buffer is the buffer itself.
+    """
+
+    inputs: tuple[Buffer, ...]
+    constants: tuple[tuple[Buffer, np.ndarray], ...]
+    outputs: tuple[tuple[Buffer, tuple[int, ...]], ...]
+    steps: tuple[Step, ...]
+
+    def show(self) -> str:
+        """Print all steps."""
+        returned = ", ".join(f"{buffer.name}{list(shape)}" for buffer, shape in self.outputs)
+        return "\n".join([*(step.show() for step in self.steps), f"return {returned}"])
+
+
+class _NeedsBuffer(Exception):  # noqa: N818  a wish, not an error
+    """A node cannot be computed where it is used: it must have a buffer."""
+
+    def __init__(self, node: Node) -> None:
+        self.node = node
+
+
+class _Misaligned(Exception):  # noqa: N818  a finding, not an error
+    """A stage reads another point of what its own kernel writes: it needs a kernel of its own."""
+
+
+def schedule(graph: Graph) -> Program:
+    """Turn a graph into a program of kernels and contractions that computes the same."""
+    with_buffer = _choose_buffers(graph)
+    while True:
+        try:
+            return _Scheduler(graph, with_buffer).program()
+        except _NeedsBuffer as need:
+            assert need.node not in with_buffer
+            with_buffer.add(need.node)
+
+
+# ------------------------------------------------------------------------------------------------ buffers
+
+
+def _choose_buffers(graph: Graph) -> set[Node]:
+    """Return the nodes whose values are written to memory."""
+    nodes = graph.nodes()
+    uses = Counter(one for node in nodes for one in node.inputs)
+    chosen = set(graph.inputs) | {_base(node) for node in graph.outputs}
+    cost: dict[Node, int] = {}
+    for node in nodes:
+        stored = node in chosen or node.primitive in _REDUCTIONS | _ALONE | {"matmul", "gather"}
+        stored = stored or (node.primitive == "constant" and math.prod(node.shape) > 1)
+        elementwise = node.primitive in UFUNC_OF or node.primitive in ("where", "cast")
+        cost[node] = sum(cost[one] for one in node.inputs) + elementwise * _weight(node.primitive)
+        repeated = elementwise and uses[node] > 1 and cost[node] > _CHEAP
+        if stored or repeated or cost[node] > 10 * _LONGEST_CHAIN:
+            chosen.add(node)
+            cost[node] = 0
+    return chosen
+
+
+def _weight(primitive: str) -> int:
+    return 1 if primitive in _ONE_INSTRUCTION else 10
+
+
+_ONE_INSTRUCTION = frozenset(
+    {
+        "absolute",
+        "add",
+        "bitwise_and",
+        "bitwise_or",
+        "cast",
+        "equal",
+        "greater",
+        "greater_equal",
+        "invert",
+        "less",
+        "less_equal",
+        "logical_and",
+        "logical_not",
+        "logical_or",
+        "maximum",
+        "minimum",
+        "multiply",
+        "negative",
+        "not_equal",
+        "subtract",
+        "where",
+    }
+)
+
+
+def _base(node: Node) -> Node:
+    """Return the node whose buffer holds a node's values: reshapes are only another shape for it."""
+    while node.primitive == "reshape":
+        node = node.inputs[0]
+    return node
+
+
+# ---------------------------------------------------------------------------------------------- lowering
+
+
+@dataclass
+class _Draft:
+    """A kernel in the making."""
+
+    shape: tuple[int, ...]
+    reduced: tuple[int, ...]
+    roots: dict[Node, Place] = field(default_factory=dict)
+    stages: list[Stage] = field(default_factory=list)
+    alone: bool = False
+    ancestors: set[int] = field(default_factory=set)
+
+    @property
+    def grid_shape(self) -> tuple[int, ...]:
+        return tuple(n for axis, n in enumerate(self.shape) if axis not in self.reduced and n != 1)
+
+
+class _Lowering:
+    """Turns nodes into values at a point of one kernel."""
+
+    def __init__(self, buffers: dict[Node, Buffer], rank: int, own: dict[Node, Place]) -> None:
+        self.buffers = buffers
+        self.rank = rank
+        self.own = own
+        self.memo: dict[tuple[Node, tuple[Place, ...]], Value] = {}
+
+    def value(self, node: Node, index: tuple[Place, ...]) -> Value:
+        """Return the element of `node` at `index`."""
+        if node in self.buffers:
+            return self._load(node, buffer_place(self.buffers[node], index, self.rank))
+        key = (node, index)
+        if key not in self.memo:
+            self.memo[key] = self.compute(node, index)
+        return self.memo[key]
+
+    def compute(self, node: Node, index: tuple[Place, ...]) -> Value:
+        """Return the element of `node` at `index`, computed here even where the node has a buffer."""
+        if node.primitive == "constant":
+            return Number(node.params["value"].tobytes(), node.dtype)
+        if node.primitive == "iota":
+            return Position(index[0], node.dtype)
+        if node.primitive == "reshape":
+            return self._reshaped(node, index)
+        if node.primitive in _MOVEMENT:
+            return self.value(node.inputs[0], moved_index(node, index, self.rank))
+        if node.primitive == "gather":
+            return self._gathered(node, index)
+        return Call(node.primitive, tuple(self.value(one, index) for one in node.inputs), node.dtype)
+
+    def _load(self, node: Node, place: Place) -> Value:
+        if node in self.own and self.own[node] != place:
+            raise _Misaligned
+        return Load(self.buffers[node], place, node.dtype)
+
+    def _reshaped(self, node: Node, index: tuple[Place, ...]) -> Value:
+        inner = _base(node)
+        if inner in self.buffers:
+            flat = Buffer("", node.shape, node.dtype)
+            return self._load(inner, buffer_place(flat, index, self.rank))
+        (source,) = node.inputs
+        return self.value(source, reshaped_index(source, node.shape, index, self.rank))
+
+    def _gathered(self, node: Node, index: tuple[Place, ...]) -> Value:
+        source, indices = node.inputs
+        if source not in self.buffers:
+            raise _NeedsBuffer(source)
+        if source in self.own:
+            raise _Misaligned
+        buffer = self.buffers[source]
+        count = len(indices.shape)
+        place = buffer_place(buffer, (zero_place(self.rank), *index[count:]), self.rank)
+        position = self.value(indices, index[:count])
+        return Gather(buffer, place, buffer.strides[0], buffer.shape[0] - 1, position, node.dtype)
+
+
+def moved_index(node: Node, index: tuple[Place, ...], rank: int) -> tuple[Place, ...]:
+    """Return where in its input a movement finds the element at `index` of its result."""
+    (source,) = node.inputs
+    params = node.params
+    if node.primitive == "broadcast":
+        zero = zero_place(rank)
+        return tuple(zero if n == 1 else place for n, place in zip(source.shape, index, strict=True))
+    if node.primitive == "permute":
+        order = params["axes"]
+        return tuple(index[order.index(axis)] for axis in range(len(order)))
+    if node.primitive == "slice":
+        starts_steps = zip(index, params["start"], params["step"], strict=True)
+        return tuple(place.scaled(step).shifted(start) for place, start, step in starts_steps)
+    flipped = params["axis"]
+    return tuple(
+        place.scaled(-1).shifted(node.shape[axis] - 1) if axis in flipped else place for axis, place in enumerate(index)
+    )
+
+
+def reshaped_index(source: Node, shape: Sequence[int], index: tuple[Place, ...], rank: int) -> tuple[Place, ...]:
+    """Return where in `source` a reshape to `shape` finds the element at `index`.
+
+    Axes that stay, split or vanish have such a place. Axes that were joined have not (it takes a division).
+
+    Raises:
+        _NeedsBuffer: the source's axes were joined.
+    """
+    result = [zero_place(rank)] * len(source.shape)
+    inner = [axis for axis, n in enumerate(source.shape) if n != 1]
+    outer = [axis for axis, n in enumerate(shape) if n != 1]
+    while inner and outer:
+        axis = inner.pop()
+        length, place = 1, zero_place(rank)
+        while outer and length < source.shape[axis]:
+            part = outer.pop()
+            place = place + index[part].scaled(length)
+            length *= shape[part]
+        if length != source.shape[axis]:
+            raise _NeedsBuffer(source)
+        result[axis] = place
+    return tuple(result)
+
+
+# --------------------------------------------------------------------------------------------- scheduling
+
+
+class _Scheduler:
+    """Builds the steps of one program, given which nodes have buffers."""
+
+    def __init__(self, graph: Graph, with_buffer: set[Node]) -> None:
+        self.graph = graph
+        self.nodes = [node for node in graph.nodes() if node in with_buffer]
+        self.buffers: dict[Node, Buffer] = {}
+        self.drafts: list[_Draft] = []
+        self.steps: dict[int, Contraction | _Draft] = {}
+        self.step_of: dict[Buffer, int] = {}
+        self.ancestors: list[set[int]] = []
+
+    def program(self) -> Program:
+        """Return the program."""
+        for number, node in enumerate(self.nodes):
+            letter = {"input": "in", "constant": "const"}.get(node.primitive, "b")
+            self.buffers[node] = Buffer(f"{letter}{number}", node.shape, node.dtype)
+        for node in self.nodes:
+            self._place(node)
+        inputs = tuple(self.buffers[node] for node in self.graph.inputs)
+        constants = tuple(
+            (self.buffers[node], node.params["value"]) for node in self.nodes if node.primitive == "constant"
+        )
+        outputs, copies = self._outputs(set(inputs) | {buffer for buffer, _ in constants})
+        return Program(inputs, constants, outputs, (*self._finished_steps(), *copies))
+
+    def _outputs(self, taken: set[Buffer]) -> tuple[tuple[tuple[Buffer, tuple[int, ...]], ...], list[Kernel]]:
+        """Give every output a buffer of its own: one that is an input, or an output twice, is copied."""
+        outputs, copies = [], []
+        for number, node in enumerate(self.graph.outputs):
+            buffer = self.buffers[_base(node)]
+            if buffer in taken:
+                copy = Buffer(f"out{number}", buffer.shape, buffer.dtype)
+                (place,) = axis_places(1)
+                stage = Store(copy, place, Load(buffer, place, buffer.dtype))
+                copies.append(Kernel(f"copy{number}", (buffer.size,), (), (stage,)))
+                buffer = copy
+            taken = taken | {buffer}
+            outputs.append((buffer, node.shape))
+        return tuple(outputs), copies
+
+    def _place(self, node: Node) -> None:
+        """Put a node's stage into a kernel that there is, or into a new one."""
+        if node.primitive in ("input", "constant"):
+            return
+        if node.primitive == "matmul":
+            self._add(self._contraction(node), node)
+        elif node.primitive in _ALONE:
+            self._place_alone(node)
+        elif not self._join(node):
+            shape, reduced = _domain(node)
+            draft = _Draft(shape, reduced)
+            stage, place = self._stage(node, draft)
+            self._fill(draft, node, stage, place, self._add(draft, node))
+
+    # -- which step comes after which
+
+    def _add(self, step: Contraction | _Draft, node: Node) -> int:
+        number = len(self.ancestors)
+        self.steps[number] = step
+        self.ancestors.append(set())
+        if isinstance(step, Contraction):
+            self._depend(number, step.reads())
+            self.step_of[step.out] = number
+        return number
+
+    def _depend(self, number: int, buffers: Sequence[Buffer]) -> None:
+        """Record that a step reads buffers, and tell the steps that come after it."""
+        new: set[int] = set()
+        for buffer in buffers:
+            before = self.step_of.get(buffer)
+            if before is not None and before != number:
+                new |= {before} | self.ancestors[before]
+        for other, ancestors in enumerate(self.ancestors):
+            if other == number or number in ancestors:
+                ancestors.update(new)
+
+    def _fill(self, draft: _Draft, node: Node, stage: Stage, place: Place, number: int) -> None:
+        draft.stages.append(stage)
+        draft.roots[node] = place
+        self.step_of[self.buffers[node]] = number
+        self._depend(number, buffers_read(stage))
+
+    # -- joining kernels
+
+    def _join(self, node: Node) -> bool:
+        shape, reduced = _domain(node)
+        for number in reversed(self.steps):
+            draft = self.steps[number]
+            if isinstance(draft, Contraction) or draft.alone or not _fits(node, shape, reduced, draft):
+                continue
+            before = draft.reduced
+            draft.reduced = reduced or draft.reduced
+            try:
+                stage, place = self._stage(node, draft)
+            except _Misaligned:
+                draft.reduced = before
+                continue
+            if self._related(draft, stage) and self._may_run_in(number, stage):
+                self._fill(draft, node, stage, place, number)
+                return True
+            draft.reduced = before
+        return False
+
+    def _related(self, draft: _Draft, stage: Stage) -> bool:
+        """Tell whether a stage reads something that the kernel reads or writes."""
+        known = {self.buffers[root] for root in draft.roots}
+        for other in draft.stages:
+            known.update(buffers_read(other))
+        return not known.isdisjoint(buffers_read(stage))
+
+    def _may_run_in(self, number: int, stage: Stage) -> bool:
+        """Tell whether nothing that the stage reads has to wait for the kernel itself."""
+        for buffer in buffers_read(stage):
+            before = self.step_of.get(buffer)
+            if before is not None and before != number and number in self.ancestors[before]:
+                return False
+        return True
+
+    # -- stages
+
+    def _stage(self, node: Node, draft: _Draft) -> tuple[Stage, Place]:
+        rank = len(draft.shape)
+        lowering = _Lowering(self.buffers, rank, draft.roots)
+        axes = axis_places(rank)
+        buffer = self.buffers[node]
+        if node.primitive in _REDUCTIONS:
+            kept = tuple(axis for axis in range(rank) if axis not in draft.reduced)
+            place = buffer_place(buffer, [axes[axis] for axis in kept], rank)
+            return Reduce(buffer, place, node.primitive, lowering.value(node.inputs[0], axes)), place
+        on_grid = node.shape != draft.shape
+        index = _grid_index(node.shape, draft) if on_grid else axes
+        place = buffer_place(buffer, index, rank)
+        return Store(buffer, place, lowering.compute(node, index), on_grid), place
+
+    def _place_alone(self, node: Node) -> None:
+        """Make the kernels of a node that shares none."""
+        makers = {
+            "cumsum": self._cumsum,
+            "scatter_add": self._scatter_add,
+            "concat": self._concat,
+            "pad": self._pad,
+        }
+        for shape, reduced, stages in makers[node.primitive](node):
+            draft = _Draft(shape, reduced, alone=True)
+            number = self._add(draft, node)
+            for stage in stages:
+                # The kernels of one node write the same buffer: each comes after the one before.
+                self._depend(number, [self.buffers[node]])
+                self._fill(draft, node, stage, stage.place, number)
+
+    def _cumsum(self, node: Node) -> list[tuple[tuple[int, ...], tuple[int, ...], list[Stage]]]:
+        axes = axis_places(len(node.shape))
+        buffer = self.buffers[node]
+        value = _Lowering(self.buffers, len(axes), {}).value(node.inputs[0], axes)
+        scan = Scan(buffer, buffer_place(buffer, axes, len(axes)), value)
+        return [(node.shape, (node.params["axis"],), [scan])]
+
+    def _scatter_add(self, node: Node) -> list[tuple[tuple[int, ...], tuple[int, ...], list[Stage]]]:
+        values, indices = node.inputs
+        rank, count = len(values.shape), len(indices.shape)
+        axes = axis_places(rank)
+        buffer = self.buffers[node]
+        lowering = _Lowering(self.buffers, rank, {})
+        place = buffer_place(buffer, (zero_place(rank), *axes[count:]), rank)
+        index = lowering.value(indices, axes[:count])
+        value = lowering.value(values, axes)
+        scatter = Scatter(buffer, place, buffer.strides[0], buffer.shape[0] - 1, index, value)
+        return [self._zeros(buffer), (values.shape, tuple(range(count)), [scatter])]
+
+    def _zeros(self, buffer: Buffer) -> tuple[tuple[int, ...], tuple[int, ...], list[Stage]]:
+        (place,) = axis_places(1)
+        zero = Number(np.zeros((), buffer.dtype).tobytes(), buffer.dtype)
+        return (buffer.size,), (), [Store(buffer, place, zero)]
+
+    def _concat(self, node: Node) -> list[tuple[tuple[int, ...], tuple[int, ...], list[Stage]]]:
+        parts: list[tuple[tuple[int, ...], tuple[int, ...], list[Stage]]] = []
+        start = 0
+        for one in node.inputs:
+            offset = tuple(start if axis == node.params["axis"] else 0 for axis in range(len(node.shape)))
+            parts.append((one.shape, (), [self._copy_into(node, one, offset)]))
+            start += one.shape[node.params["axis"]]
+        return parts
+
+    def _pad(self, node: Node) -> list[tuple[tuple[int, ...], tuple[int, ...], list[Stage]]]:
+        (inner,) = node.inputs
+        offset = tuple(before for before, _ in node.params["widths"])
+        return [self._zeros(self.buffers[node]), (inner.shape, (), [self._copy_into(node, inner, offset)])]
+
+    def _copy_into(self, node: Node, part: Node, offset: Sequence[int]) -> Stage:
+        """Write `part` into the buffer of `node`, its first element at `offset`."""
+        axes = axis_places(len(part.shape))
+        moved = [axis.shifted(start) for axis, start in zip(axes, offset, strict=True)]
+        buffer = self.buffers[node]
+        value = _Lowering(self.buffers, len(axes), {}).value(part, axes)
+        return Store(buffer, buffer_place(buffer, moved, len(axes)), value)
+
+    def _contraction(self, node: Node) -> Contraction:
+        a, b = (self._operand(one) for one in node.inputs)
+        return Contraction("", a, b, self.buffers[node], _sources([node]))
+
+    def _operand(self, node: Node) -> Operand:
+        """Find a contraction's operand inside a buffer."""
+        rank = len(node.shape)
+        value = _Lowering(self.buffers, rank, {}).value(node, axis_places(rank))
+        if not isinstance(value, Load):
+            raise _NeedsBuffer(node)
+        return Operand(value.buffer, value.place, node.shape)
+
+    # -- the end
+
+    def _finished_steps(self) -> list[Step]:
+        """Return the steps in an order in which each comes after those that it depends on."""
+        order = sorted(self.steps, key=lambda number: (len(self.ancestors[number]), number))
+        finished: list[Step] = []
+        for number in order:
+            step = self.steps[number]
+            if isinstance(step, Contraction):
+                finished.append(Contraction(f"k{number}", step.a, step.b, step.out, step.sources))
+            else:
+                sources = _sources(list(step.roots))
+                finished.append(Kernel(f"k{number}", step.shape, step.reduced, tuple(step.stages), sources))
+        return finished
+
+
+def _domain(node: Node) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Return the shape that a node's stage loops over, and the reduced axes."""
+    if node.primitive in ("argmax", "argmin"):
+        return node.inputs[0].shape, (node.params["axis"],)
+    if node.primitive in _REDUCTIONS:
+        return node.inputs[0].shape, tuple(sorted(node.params["axes"]))
+    return node.shape, ()
+
+
+def _fits(node: Node, shape: tuple[int, ...], reduced: tuple[int, ...], draft: _Draft) -> bool:
+    """Tell whether a node's stage can loop over a kernel's shape."""
+    if reduced:
+        return shape == draft.shape and draft.reduced in ((), reduced)
+    on_grid = bool(draft.reduced) and tuple(n for n in node.shape if n != 1) == draft.grid_shape
+    return shape == draft.shape or on_grid
+
+
+def _grid_index(shape: tuple[int, ...], draft: _Draft) -> tuple[Place, ...]:
+    """Return the index, for a node with one element a grid point, at a point of the kernel."""
+    rank = len(draft.shape)
+    axes = axis_places(rank)
+    grid = iter(axis for axis in range(rank) if axis not in draft.reduced and draft.shape[axis] != 1)
+    return tuple(zero_place(rank) if n == 1 else axes[next(grid)] for n in shape)
+
+
+def _sources(nodes: Sequence[Node]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(str(node.source) for node in nodes if node.source))
