@@ -533,9 +533,11 @@ def _array_from(array: Any, device: Device | None, dtype: DTypeLike | None) -> A
 
 def _numbers_from_objects(values: NDArray[Any]) -> NDArray[Any]:
     try:
-        return values.astype(np.float64)
+        if not any(one is None for one in values.flat):  # NumPy would make NaN of it
+            return values.astype(np.float64)
     except (ValueError, TypeError):
-        raise DTypeError("Tensor: the array holds Python objects that are not numbers") from None
+        pass
+    raise DTypeError("Tensor: the array holds Python objects that are not numbers")
 
 
 class TensorTuple(Value):
@@ -702,6 +704,8 @@ def _input_adjoints(node: Value, adjoint: Any) -> tuple[Any, ...]:
             raise GradientError(
                 f"{op.called}.gradient returned an adjoint of shape {part.shape} for an input of shape {value.shape}"
             )
+        if not (known or part is None or isinstance(part, Value)):
+            raise GradientError(f"{op.called}.gradient returned {type(part).__name__}, not a Tensor made by operators")
     return parts
 
 
