@@ -724,7 +724,9 @@ class _BackwardPass:
         cls = _BackwardPass
         cls.alive += 1
         if cls.alive >= cls.collect_at:
-            gc.collect()
+            gc.collect(1)  # the young objects: quick also where a program has millions of old ones
+            if 2 * cls.alive > cls.collect_at:
+                gc.collect()
             cls.collect_at = max(16, 2 * cls.alive)
         self.output = output
         self.out_grad = out_grad
