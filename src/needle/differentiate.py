@@ -116,7 +116,7 @@ class _Arguments:
         for position in positions:
             if not -len(args) <= position < len(args):
                 raise GradientError(
-                    f"argnums names position {position} of a call with {len(args)} arguments by position"
+                    f"argnums names position {position} of a call with {len(args)} positional arguments"
                 )
             arg = args[position]
             if hasattr(arg, "named_parameters"):

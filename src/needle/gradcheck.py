@@ -71,11 +71,12 @@ def gradcheck(
     if not checked:
         raise GradientError("gradcheck: there is nothing to check: no floating-point input requires a gradient")
     tolerance = _Tolerance(eps, rtol, atol)
-    weighted = _weighted(fn, leaves)
     name = getattr(fn, "__name__", type(fn).__name__)
-    _check(weighted, leaves, checked, tolerance, f"{name}: ")
+    first = _Weighted(lambda *tensors: _parts(fn(*tensors)), leaves, seed=0)
+    _check(first, leaves, checked, tolerance, f"{name}: ")
     if second_order:
-        _check(_slope(weighted, leaves, checked), leaves, checked, tolerance, f"{name}, second derivative: ")
+        second = _Weighted(grad(first, checked), leaves, seed=1)
+        _check(second, leaves, checked, tolerance, f"{name}, second derivative: ")
     return True
 
 
@@ -96,29 +97,24 @@ def _leaf(value: Any) -> Tensor:
     return Tensor.make_const(array, requires_grad=is_checked)
 
 
-def _weighted(fn: Callable[..., Any], leaves: Sequence[Tensor]) -> Callable[..., Tensor]:
-    """Return the function that sums up what `fn` gives with fixed random weights."""
-    with no_grad():
-        shapes = [part.shape for part in _parts(fn(*leaves))]
-    rng = np.random.default_rng(0)  # of its own: the program's random numbers stay where they are
-    weights = [_constant(rng.standard_normal(shape)) for shape in shapes]
+class _Weighted:
+    """A function of several results, made one number: the sum of the results with fixed random weights."""
 
-    def weighted(*tensors: Tensor) -> Tensor:
-        return _inner(_parts(fn(*tensors)), weights)
+    def __init__(self, parts: Callable[..., Sequence[Tensor]], leaves: Sequence[Tensor], seed: int) -> None:
+        rng = np.random.default_rng(seed)  # of its own: the program's random numbers stay where they are
+        self.parts = parts
+        with no_grad():
+            self.weights = [_constant(rng.standard_normal(part.shape)) for part in parts(*leaves)]
 
-    return weighted
+    def __call__(self, *tensors: Tensor) -> Tensor:
+        pairs = zip(self.parts(*tensors), self.weights, strict=True)
+        total: Tensor = sum_node_list([(part * weight).sum() for part, weight in pairs])
+        return total
 
-
-def _slope(weighted: Callable[..., Tensor], leaves: Sequence[Tensor], checked: Sequence[int]) -> Callable[..., Tensor]:
-    """Return the derivative of `weighted` along a fixed random direction."""
-    rng = np.random.default_rng(1)
-    direction = [_constant(rng.standard_normal(leaves[i].shape)) for i in checked]
-    gradient = grad(weighted, checked)
-
-    def slope(*tensors: Tensor) -> Tensor:
-        return _inner(gradient(*tensors), direction)
-
-    return slope
+    def difference(self, above: Sequence[Tensor], below: Sequence[Tensor]) -> float:
+        """Return the sum at one place less that at another. Parts that do not differ cancel without rounding."""
+        triples = zip(self.parts(*above), self.parts(*below), self.weights, strict=True)
+        return sum(float(((upper - lower) * weight).sum()) for upper, lower, weight in triples)
 
 
 def _constant(values: Any) -> Tensor:
@@ -134,13 +130,8 @@ def _parts(result: Any) -> Sequence[Tensor]:
     return list(result)
 
 
-def _inner(tensors: Sequence[Tensor], weights: Sequence[Tensor]) -> Tensor:
-    total: Tensor = sum_node_list([(a * w).sum() for a, w in zip(tensors, weights, strict=True)])
-    return total
-
-
 def _check(
-    scalar: Callable[..., Tensor], leaves: Sequence[Tensor], checked: Sequence[int], tolerance: _Tolerance, name: str
+    scalar: _Weighted, leaves: Sequence[Tensor], checked: Sequence[int], tolerance: _Tolerance, name: str
 ) -> None:
     """Compare every partial derivative of a function of the leaves."""
     gradients = grad(scalar, checked)(*leaves)
@@ -158,19 +149,17 @@ def _check(
         )
 
 
-def _differences(scalar: Callable[..., Tensor], leaves: Sequence[Tensor], i: int, eps: float) -> NDArray[np.float64]:
+def _differences(scalar: _Weighted, leaves: Sequence[Tensor], i: int, eps: float) -> NDArray[np.float64]:
     values = leaves[i].numpy()
     slopes = np.zeros(values.shape)
     with no_grad():
         for index in np.ndindex(values.shape):
             step = eps * max(1.0, abs(float(values[index])))
-            ends = []
-            for moved in (values[index] + step, values[index] - step):
-                copy = values.copy()
-                copy[index] = moved
-                ends.append((float(copy[index]), float(scalar(*leaves[:i], _constant(copy), *leaves[i + 1 :]))))
-            (above, value_above), (below, value_below) = ends
-            slopes[index] = (value_above - value_below) / (above - below)
+            above, below = values.copy(), values.copy()
+            above[index] += step
+            below[index] -= step
+            ends = ([*leaves[:i], _constant(moved), *leaves[i + 1 :]] for moved in (above, below))
+            slopes[index] = scalar.difference(*ends) / (above[index] - below[index])
     return slopes
 
 
