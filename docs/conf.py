@@ -42,7 +42,7 @@ def escape_formulas(app, what, name, obj, options, lines):  # noqa: PLR0917  the
                 literal_indent = indent - 1
                 continue
             parts = line.split("``")
-            parts[::2] = [part.replace("|", r"\|").replace("(*", r"(\*") for part in parts[::2]]
+            parts[::2] = [part.replace("|", r"\|").replace("(*", r"(\*").replace(", *", r", \*") for part in parts[::2]]
             lines[number] = "``".join(parts)
             if line.rstrip().endswith("::"):
                 literal_indent = indent
