@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from needle.autograd import Tensor, TensorOp, TensorTuple, TensorTupleOp
 from needle.device import Array, array_namespace
 from needle.errors import ShapeError
-from needle.ops.movement import normalize_axes
+from needle.ops.movement import normalize_axis
 from needle.ops.tuple import make_tuple
 
 __all__ = ["Concatenate", "Split", "Stack", "concatenate", "split", "stack"]
@@ -26,7 +26,7 @@ class Stack(TensorOp):
         for number, array in enumerate(arrays):
             if array.shape != arrays[0].shape:
                 raise ShapeError(f"element {number} has shape {array.shape}, element 0 has {arrays[0].shape}")
-        (axis,) = normalize_axes(self.axis, arrays[0].ndim + 1)
+        axis = normalize_axis(self.axis, arrays[0].ndim + 1)
         return array_namespace(arrays[0]).stack(arrays, axis=axis)
 
     def gradient(self, out_grad: Tensor, node: Tensor) -> TensorTuple:
@@ -67,7 +67,7 @@ class Split(TensorTupleOp):
         self.axis = axis
 
     def compute(self, a: Array) -> tuple[Array, ...]:
-        (axis,) = normalize_axes(self.axis, a.ndim)
+        axis = normalize_axis(self.axis, a.ndim)
         before = (slice(None),) * axis
         return tuple(a[(*before, i)] for i in range(a.shape[axis]))
 
@@ -99,7 +99,7 @@ class Concatenate(TensorOp):
 
     def compute(self, *arrays: Array) -> Array:
         first = arrays[0]
-        (axis,) = normalize_axes(self.axis, first.ndim)
+        axis = normalize_axis(self.axis, first.ndim)
         expected = first.shape[:axis] + first.shape[axis + 1 :]
         for number, array in enumerate(arrays):
             if array.ndim != first.ndim or array.shape[:axis] + array.shape[axis + 1 :] != expected:
@@ -109,13 +109,14 @@ class Concatenate(TensorOp):
                 )
         return array_namespace(first).concat(arrays, axis=axis)
 
-    def gradient(self, out_grad: Tensor, node: Tensor) -> tuple[Tensor, ...]:
-        (axis,) = normalize_axes(self.axis, out_grad.ndim)
+    def gradient(self, out_grad: Tensor, node: Tensor) -> tuple[Tensor | None, ...]:
+        axis = normalize_axis(self.axis, out_grad.ndim)
         before = (slice(None),) * axis
-        parts, start = [], 0
+        parts: list[Tensor | None] = []
+        start = 0
         for one in node.inputs:
             stop = start + one.shape[axis]
-            parts.append(out_grad[(*before, slice(start, stop))])
+            parts.append(out_grad[(*before, slice(start, stop))] if one.requires_grad else None)
             start = stop
         return tuple(parts)
 

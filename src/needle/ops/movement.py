@@ -57,6 +57,18 @@ def normalize_axes(axes: int | Sequence[int] | None, ndim: int) -> tuple[int, ..
     return positive
 
 
+def normalize_axis(axis: Any, ndim: int) -> int:
+    """Return one axis as a number from 0 to ndim − 1.
+
+    Raises:
+        AxisError: it is out of range.
+        DTypeError: it is not one integer.
+    """
+    if axis is None or isinstance(axis, Sequence):
+        raise DTypeError(f"axis is one integer, got {axis!r}")
+    return normalize_axes(axis, ndim)[0]
+
+
 def as_shape(shape: Any) -> tuple[int, ...]:
     """Return a shape argument (a tuple, a list, one integer) as a tuple of integers.
 
@@ -77,9 +89,10 @@ class Transpose(TensorOp):
     computes_wide = False
 
     def __init__(self, axes: tuple[int, int] | None = None) -> None:
-        self.axes = (-2, -1) if axes is None else axes
-        if len(self.axes) != 2:
-            raise AxisError(f"transpose: swaps a pair of axes, got {self.axes}; permute reorders any number")
+        pair: Any = (-2, -1) if axes is None else axes
+        if not isinstance(pair, Sequence) or len(pair) != 2:
+            raise AxisError(f"transpose: swaps a pair of axes, got {pair}; permute reorders any number")
+        self.axes: tuple[int, int] = (pair[0], pair[1])
 
     def compute(self, a: Array) -> Array:
         order = list(range(a.ndim))

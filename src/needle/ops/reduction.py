@@ -17,7 +17,7 @@ from needle.errors import ShapeError
 from needle.ops.arithmetic import divide, divide_scalar, mul_scalar, multiply, subtract
 from needle.ops.broadcasting import broadcast_reduced, summation
 from needle.ops.comparison import equal
-from needle.ops.movement import flip, normalize_axes, pad, permute, reshape
+from needle.ops.movement import flip, normalize_axes, normalize_axis, pad, permute, reshape
 
 __all__ = [
     "ArgMax",
@@ -282,10 +282,11 @@ class Argument(TensorOp):
         Raises:
             ShapeError: there are no elements along it.
         """
-        axes = normalize_axes(self.axis, a.ndim)
-        if count_reduced(a.shape, axes) == 0:
-            raise ShapeError(f"no elements along axes {axes} of shape {a.shape}")
-        return None if self.axis is None else axes[0]
+        axis = None if self.axis is None else normalize_axis(self.axis, a.ndim)
+        if count_reduced(a.shape, axis) == 0:
+            along = "" if axis is None else f" along axis {axis}"
+            raise ShapeError(f"no elements{along} of shape {a.shape}")
+        return axis
 
 
 class ArgMax(Argument):
@@ -339,7 +340,7 @@ class CumulativeSum(TensorOp):
         self.axis = axis
 
     def compute(self, a: Array) -> Array:
-        (axis,) = normalize_axes(self.axis, a.ndim)
+        axis = normalize_axis(self.axis, a.ndim)
         dtype = None if a.dtype.kind == "b" else a.dtype
         return array_namespace(a).cumulative_sum(a, axis=axis, dtype=dtype)
 

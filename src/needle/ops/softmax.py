@@ -17,7 +17,7 @@ from needle.errors import ShapeError
 from needle.ops.arithmetic import multiply, subtract
 from needle.ops.broadcasting import broadcast_reduced, summation
 from needle.ops.exponential import exp
-from needle.ops.movement import normalize_axes
+from needle.ops.movement import normalize_axes, normalize_axis
 
 __all__ = ["LogSoftmax", "LogSumExp", "Softmax", "logsoftmax", "logsumexp", "softmax"]
 
@@ -91,7 +91,7 @@ class Softmax(TensorOp):
         self.axis = axis
 
     def compute(self, z: Array) -> Array:
-        (axis,) = normalize_axes(self.axis, z.ndim)
+        axis = normalize_axis(self.axis, z.ndim)
         if z.shape[axis] == 0:
             return z
         xp = array_namespace(z)
@@ -141,7 +141,7 @@ class LogSoftmax(TensorOp):
         self.axis = axis
 
     def compute(self, z: Array) -> Array:
-        (axis,) = normalize_axes(self.axis, z.ndim)
+        axis = normalize_axis(self.axis, z.ndim)
         if z.shape[axis] == 0:
             return z
         xp = array_namespace(z)
