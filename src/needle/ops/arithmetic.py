@@ -73,6 +73,8 @@ class AddScalar(TensorOp):
         self.scalar = as_number(scalar)
 
     def compute(self, a: Array) -> Array:
+        if self.scalar < 0 and a.dtype.kind == "u":  # NumPy takes no negative number beside unsigned ones
+            return a - -self.scalar
         return a + self.scalar
 
     def gradient(self, out_grad: Tensor, node: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from needle.autograd import Tensor, TensorOp
 from needle.device import Array, array_namespace
+from needle.errors import DTypeError
 from needle.ops.arithmetic import divide, mul_scalar, multiply
 from needle.ops.broadcasting import ElementwiseOp, unbroadcast
 from needle.ops.comparison import equal, where
@@ -97,7 +98,7 @@ class EWisePow(ElementwiseOp):
     def gradient(self, out_grad: Tensor, node: Tensor) -> tuple[Tensor | None, ...]:
         a, b = node.inputs
         return (
-            unbroadcast(out_grad * (b * power(a, b - 1)), a.shape) if a.requires_grad else None,
+            unbroadcast(out_grad * (b * power(a, where(equal(b, 0), 0, b - 1))), a.shape) if a.requires_grad else None,
             unbroadcast(out_grad * (node * log_or_zero(a)), b.shape) if b.requires_grad else None,
         )
 
@@ -119,7 +120,7 @@ def power(a: Tensor, b: Tensor) -> Tensor:
         ShapeError: the shapes do not broadcast.
 
     Gradient:
-        ∂y/∂a = b · aᵇ⁻¹,   ∂y/∂b = aᵇ · ln a (0 where a is 0; NaN where a is negative).
+        ∂y/∂a = b · aᵇ⁻¹ (0 where b is 0, also at a = 0),   ∂y/∂b = aᵇ · ln a (0 where a is 0; NaN where a is negative).
     """
     return EWisePow()(a, b)
 
@@ -133,6 +134,8 @@ class PowerScalar(TensorOp):
         self.scalar = as_number(scalar)
 
     def compute(self, a: Array) -> Array:
+        if self.scalar < 0 and isinstance(self.scalar, int) and a.dtype.kind in "iu":
+            raise DTypeError(f"integers have no power {self.scalar} among the integers: use a floating-point Tensor")
         return a**self.scalar
 
     def gradient(self, out_grad: Tensor, node: Tensor) -> Tensor:
