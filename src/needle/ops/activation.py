@@ -8,7 +8,7 @@ from needle.autograd import Tensor, TensorOp
 from needle.device import Array, array_namespace
 from needle.ops.arithmetic import add_scalar, mul_scalar, multiply, subtract
 from needle.ops.comparison import greater, where
-from needle.ops.elementwise import erf, error_function, tanh
+from needle.ops.elementwise import clip, erf, error_function, tanh
 from needle.ops.exponential import exp
 
 __all__ = [
@@ -175,6 +175,8 @@ def softplus(a: Tensor) -> Tensor:
 # The tanh form's constants: √(2/π) and 0.044715.
 _INNER = math.sqrt(2 / math.pi)
 _CUBIC = 0.044715
+# From here on Φ is 0 or 1 and φ is 0 in every dtype: squares and cubes are taken of nothing larger.
+_FAR = 40.0
 
 
 class GELU(TensorOp):
@@ -187,11 +189,13 @@ class GELU(TensorOp):
 
     def compute(self, a: Array) -> Array:
         if self.approximate:
-            return 0.5 * a * (1.0 + array_namespace(a).tanh(_INNER * (a + _CUBIC * (a * a * a))))
+            xp = array_namespace(a)
+            inner = xp.minimum(xp.maximum(a, -_FAR), _FAR)
+            return 0.5 * a * (1.0 + xp.tanh(_INNER * (inner + _CUBIC * (inner * inner * inner))))
         return 0.5 * a * (1.0 + error_function(a * math.sqrt(0.5)))
 
     def gradient(self, out_grad: Tensor, node: Tensor) -> Tensor:
-        a = node.inputs[0]
+        a = clip(node.inputs[0], -_FAR, _FAR)
         square = multiply(a, a)
         if self.approximate:
             t = tanh(multiply(a, add_scalar(mul_scalar(square, _INNER * _CUBIC), _INNER)))

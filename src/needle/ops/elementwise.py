@@ -6,12 +6,12 @@ import math
 
 from needle.autograd import Tensor, TensorOp
 from needle.device import Array, array_namespace
-from needle.errors import DTypeError
+from needle.errors import DataError
 from needle.ops.arithmetic import mul_scalar, multiply, negate, subtract
 from needle.ops.broadcasting import ElementwiseOp, unbroadcast
 from needle.ops.comparison import equal, greater_equal, less_equal, operands, where
 from needle.ops.exponential import exp
-from needle.tensor_operators import Operand
+from needle.tensor_operators import Operand, as_number
 
 __all__ = [
     "Abs",
@@ -179,9 +179,10 @@ def error_function(a: Array) -> Array:
     """Return erf of a raw array, to the last digit or two of its dtype. NumPy and the array API have none."""
     xp = array_namespace(a)
     size = xp.abs(a)
-    square = a * a
-    small = a * _polynomial((*_SMALL_P, _SMALL_P_TOP), square) / _polynomial((*_SMALL_Q, 1.0), square)
     # Outside its own range each branch is given an argument inside it, so that nothing overflows.
+    inner = xp.where(size <= 0.46875, a, xp.zeros_like(a))
+    square = inner * inner
+    small = inner * _polynomial((*_SMALL_P, _SMALL_P_TOP), square) / _polynomial((*_SMALL_Q, 1.0), square)
     middle_size = xp.where(size < 4.0, size, 4.0)
     middle = xp.exp(-middle_size * middle_size) * _polynomial(_MIDDLE_P, middle_size)
     middle = middle / _polynomial(_MIDDLE_Q, middle_size)
@@ -256,7 +257,7 @@ class Round(StepFunction):
     name = "round"
 
     def compute(self, a: Array) -> Array:
-        return array_namespace(a).round(a)
+        return a if a.dtype.kind in "iub" else array_namespace(a).round(a)
 
 
 def round(a: Tensor) -> Tensor:
@@ -351,15 +352,15 @@ class Clip(TensorOp):
     name = "clip"
 
     def __init__(self, low: float | None = None, high: float | None = None) -> None:
-        if low is not None and high is not None and low > high:
-            raise DTypeError(f"clip: low = {low} is above high = {high}")
-        self.low = low
-        self.high = high
+        self.low = None if low is None else as_number(low)
+        self.high = None if high is None else as_number(high)
+        if self.low is not None and self.high is not None and self.low > self.high:
+            raise DataError(f"clip: low = {low} is above high = {high}")
 
     def compute(self, a: Array) -> Array:
         xp = array_namespace(a)
-        limited = a if self.low is None else xp.maximum(a, xp.asarray(self.low, dtype=a.dtype))
-        return limited if self.high is None else xp.minimum(limited, xp.asarray(self.high, dtype=a.dtype))
+        limited = a if self.low is None else xp.maximum(a, self.low)
+        return limited if self.high is None else xp.minimum(limited, self.high)
 
     def gradient(self, out_grad: Tensor, node: Tensor) -> Tensor:
         a = node.inputs[0]
@@ -376,7 +377,8 @@ def clip(a: Tensor, low: float | None = None, high: float | None = None) -> Tens
         high: the upper limit; none where None.
 
     Raises:
-        DTypeError: the lower limit is above the upper one.
+        DataError: the lower limit is above the upper one.
+        DTypeError: a limit is not one number.
 
     Gradient:
         The adjoint where `a` is inside the limits or on them, 0 outside.
