@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 
 from needle.autograd import Tensor, TensorOp
+from needle.compiler import TracedArray
 from needle.device import Array, array_namespace
-from needle.errors import AxisError, DataError, DTypeError
+from needle.errors import AxisError, DataError, DTypeError, TraceError
 
 __all__ = ["GetItem", "OneHot", "ScatterAdd", "Tril", "Triu", "getitem", "one_hot", "tril", "triu"]
 
@@ -44,6 +45,7 @@ class GetItem(TensorOp):
         self.index = _as_raw_index(index)
 
     def compute(self, a: Array) -> Array:
+        _check_traceable(a, self.index)
         try:
             return a[self.index]
         except IndexError as error:
@@ -93,14 +95,32 @@ def _as_raw_index(index: Any) -> Any:
         return tuple(map(_as_raw_index, index))
     if isinstance(index, Tensor):
         index = index.realize_cached_data()
+    elif isinstance(index, np.integer):
+        index = int(index)
+    elif isinstance(index, np.ndarray):
+        index = index.copy()  # the gradient needs it as it is now
     if isinstance(index, list):
-        index = np.asarray(index) if index else np.zeros(0, dtype=np.int64)
-    if index is None or index is Ellipsis or isinstance(index, (slice, int, np.integer, np.bool_)):
+        index = _array_of_list(index)
+    if index is None or index is Ellipsis or isinstance(index, (slice, int, np.bool_)):
         return index
     if hasattr(index, "dtype") and index.dtype.kind in "iub":
         return index
     what = f"an array of {index.dtype}" if hasattr(index, "dtype") else repr(index)
     raise DTypeError(f"getitem: an index is made of integers, slices, None, Ellipsis, masks and arrays, not {what}")
+
+
+def _array_of_list(index: list[Any]) -> Any:
+    try:
+        return np.asarray(index) if index else np.zeros(0, dtype=np.int64)
+    except ValueError:
+        raise DTypeError("getitem: a list in an index is no array: its rows differ in length") from None
+
+
+def _check_traceable(a: Array, index: Any) -> None:
+    """Refuse what traced arrays take for something else: True and False, which NumPy makes a new axis of."""
+    parts = index if isinstance(index, tuple) else (index,)
+    if type(a) is TracedArray and any(isinstance(part, (bool, np.bool_)) for part in parts):
+        raise TraceError("True or False as an index cannot be traced: use None, or an array of booleans")
 
 
 def _is_basic(index: Any) -> bool:
@@ -113,13 +133,14 @@ class ScatterAdd(TensorOp):
     """y = zeros, with a added at index."""
 
     name = "scatter_add"
-    computes_wide = False
 
     def __init__(self, shape: tuple[int, ...], index: Any) -> None:
         self.shape = shape
         self.index = index
+        self.computes_wide = not _is_basic(index)  # many small numbers may be added up
 
     def compute(self, a: Array) -> Array:
+        _check_traceable(a, self.index)
         xp = array_namespace(a)
         if hasattr(xp, "scatter_add"):  # arrays that cannot be changed bring their own
             return xp.scatter_add(self.shape, self.index, a)
