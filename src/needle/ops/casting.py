@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
 from numpy.typing import DTypeLike
 
 from needle.autograd import Tensor, TensorOp
@@ -26,7 +25,8 @@ class Cast(TensorOp):
         return array_namespace(a).astype(a, self.dtype)
 
     def gradient(self, out_grad: Tensor, node: Tensor) -> Tensor:
-        return astype(out_grad, node.inputs[0].dtype)
+        dtype = node.inputs[0].dtype
+        return astype(out_grad, dtype) if is_floating(dtype) else out_grad
 
 
 def astype(a: Tensor, dtype: DTypeLike) -> Tensor:
@@ -36,7 +36,7 @@ def astype(a: Tensor, dtype: DTypeLike) -> Tensor:
         DTypeError: no such dtype.
 
     Gradient:
-        The adjoint in the dtype of `a`.
+        The adjoint in the dtype of `a`; as it is where `a` is made of integers, which would cut it off.
     """
     return Cast(dtype)(a)
 
@@ -51,7 +51,10 @@ class ToDevice(TensorOp):
         self.device = device
 
     def compute(self, a: Array) -> Array:
-        return self.device.array(a if type(a) is np.ndarray else a.get(), dtype=a.dtype)
+        # Traced arrays, which are nowhere yet, stay so; another device's arrays have `get`, which gives NumPy's.
+        if isinstance(a, self.device.array_type) or not hasattr(a, "get"):
+            return array_namespace(a).asarray(a, copy=True)
+        return self.device.array(a.get(), dtype=a.dtype)
 
     def gradient(self, out_grad: Tensor, node: Tensor) -> Tensor:
         return to_device(out_grad, device_of(node.inputs[0].realize_cached_data()))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import string
 from collections.abc import Sequence
 from functools import reduce
@@ -66,6 +67,10 @@ def matmul(a: Tensor, b: Tensor) -> Tensor:
     return MatMul()(a, b)
 
 
+# One Tensor's letters, with at most one "...".
+_TERM = re.compile(r"[a-zA-Z]*(\.\.\.)?[a-zA-Z]*")
+
+
 def einsum(subscripts: str, *tensors: Tensor) -> Tensor:
     """Sum products of elements, with axes named by letters: Einstein's notation.
 
@@ -112,6 +117,10 @@ def _parse_subscripts(subscripts: str, tensors: Sequence[Tensor]) -> tuple[list[
     """Return each Tensor's letters and the result's, "..." written out as capitals that nobody used."""
     inputs, arrow, result = subscripts.replace(" ", "").partition("->")
     terms = inputs.split(",")
+    unreadable = not all(map(_TERM.fullmatch, [*terms, result]))
+    missing = arrow and set(result) - set(inputs) - {"."}
+    if unreadable or missing or any(result.count(letter) > 1 for letter in result if letter != "."):
+        raise ShapeError(f"einsum: cannot read {subscripts!r}: letters, ',', '...' and '->', each result letter once")
     if len(terms) != len(tensors):
         raise ShapeError(f"einsum: {subscripts!r} names {len(terms)} Tensors, {len(tensors)} were given")
     free = [letter for letter in reversed(string.ascii_letters) if letter not in subscripts]
@@ -125,10 +134,6 @@ def _parse_subscripts(subscripts: str, tensors: Sequence[Tensor]) -> tuple[list[
     ellipsis = "".join(free[:widest][::-1])
     once = [letter for letter in sorted("".join(terms)) if "".join(terms).count(letter) == 1 and letter not in ellipsis]
     result = result.replace("...", ellipsis) if arrow else ellipsis + "".join(once)
-    unknown = [letter for letter in "".join([*terms, result]) if not letter.isalpha()]
-    missing = [letter for letter in result if letter not in "".join(terms)]
-    if unknown or missing or len(set(result)) != len(result):
-        raise ShapeError(f"einsum: cannot read {subscripts!r}: letters, ',', '...' and '->', each result letter once")
     return terms, result
 
 
