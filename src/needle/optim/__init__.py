@@ -3,7 +3,7 @@
 from needle.optim.adam import Adam, AdamW
 from needle.optim.adaptive import Adagrad, RMSprop
 from needle.optim.optimizer import Optimizer
-from needle.optim.schedule import CosineDecay, OneCycle, ReduceOnPlateau, StepDecay
+from needle.optim.schedule import Constant, CosineDecay, Joined, OneCycle, ReduceOnPlateau, StepDecay, Warmup
 from needle.optim.sgd import SGD
 
 __all__ = [
@@ -11,10 +11,13 @@ __all__ = [
     "Adagrad",
     "Adam",
     "AdamW",
+    "Constant",
     "CosineDecay",
+    "Joined",
     "OneCycle",
     "Optimizer",
     "RMSprop",
     "ReduceOnPlateau",
     "StepDecay",
+    "Warmup",
 ]

@@ -76,7 +76,7 @@ class RMSprop(Optimizer):
         l1_decay: strength of an L1 penalty.
 
     State:
-        v, b: for each parameter, the average and the last step; they start at 0.
+        v, b: for each parameter, the average and the last step; they start at 0. b is not kept where momentum is 0.
 
     Reference:
         T. Tieleman, G. Hinton, "Neural networks for machine learning", lecture 6.5, 2012.
@@ -100,9 +100,16 @@ class RMSprop(Optimizer):
             params, lr=lr, alpha=alpha, eps=eps, momentum=momentum, weight_decay=weight_decay, l1_decay=l1_decay
         )
 
+    def state_in_use(self, h: SimpleNamespace) -> tuple[str, ...]:
+        """Return v and b, or v alone where there is no momentum."""
+        return self.state_names if h.momentum else self.state_names[:1]
+
     def update(self, theta: Array, g: Array, h: SimpleNamespace, *state: Array) -> tuple[Array, ...]:
         """Make one step: see the class's formula."""
-        v, b = state
+        v, *steps = state
         v = h.alpha * v + (1 - h.alpha) * (g * g)
-        b = h.momentum * b + g / (array_namespace(theta).sqrt(v) + h.eps)
+        step = g / (array_namespace(theta).sqrt(v) + h.eps)
+        if not steps:
+            return theta - h.lr * step, v
+        b = h.momentum * steps[0] + step
         return theta - h.lr * b, v, b

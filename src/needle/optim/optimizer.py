@@ -7,8 +7,7 @@ place. It never changes an array that somebody else may hold: parameters are giv
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any, ClassVar, TypeAlias
 
@@ -17,9 +16,11 @@ import numpy as np
 from needle.autograd import Gradient, Tensor
 from needle.device import Array, array_namespace
 from needle.dtype import float32, is_narrow
-from needle.errors import CheckpointError, DTypeError, SettingError
+from needle.errors import DTypeError, ShapeError
+from needle.optim import clipping, groups, state
+from needle.optim.groups import check_setting
 
-__all__ = ["Optimizer", "Rate"]
+__all__ = ["Optimizer", "Parameters", "Rate"]
 
 # A learning rate: a number, or a function from the number of the step (from 0) to one.
 Rate: TypeAlias = "float | Callable[[int], float]"
@@ -30,16 +31,19 @@ class Optimizer:
     """Steps parameters along their gradients.
 
     Args:
-        params: Tensors; or groups of them, dicts with "params" and any hyperparameters that differ for the group.
+        params: Tensors; or groups of them, dicts with "params" and any hyperparameters that differ for the group. Those
+            that require no gradient are left alone.
         settings: the hyperparameters, each an attribute that may be set at any time, such as `opt.lr = 0.1`.
 
     Attributes:
         params: the parameters in order, as they were given.
+        groups: the groups, dicts that may be changed at any time; one that holds all parameters where none were given.
         t: how many steps have been made.
 
     Raises:
-        SettingError: no parameters, an unknown or impossible hyperparameter.
-        DTypeError: something among `params` is not a Tensor that requires a gradient.
+        SettingError: no parameters, one that is in two groups, an unknown or impossible hyperparameter.
+        DTypeError: something among `params` is not a Tensor of floating-point numbers.
+        GradientError: none of the parameters requires a gradient.
     """
 
     # What is remembered of each parameter: an attribute of this name is a dict from parameter to Tensor.
@@ -50,12 +54,13 @@ class Optimizer:
     lr: Any
 
     def __init__(self, params: Parameters, **settings: Any) -> None:
+        settings = {"lr": 0.01, "weight_decay": 0.0, "l1_decay": 0.0, **settings}
         self.setting_names = tuple(settings)
-        self.groups = _as_groups(params, settings)
-        self.params: list[Tensor] = [parameter for group in self.groups for parameter in group["params"]]
-        self.t = 0
         for name, value in settings.items():
             check_setting(type(self).__name__, name, value)
+        self.params, self.groups = groups.make_groups(params, settings)
+        self.t = 0
+        for name, value in settings.items():
             setattr(self, name, value)
         for name in self.state_names:
             setattr(self, name, {})
@@ -71,16 +76,27 @@ class Optimizer:
         """
         raise NotImplementedError(f"{type(self).__name__}.update is not written")
 
+    def state_in_use(self, h: SimpleNamespace) -> tuple[str, ...]:
+        """Return those of `state_names` that `update` needs with these hyperparameters: all, unless a subclass says."""
+        return self.state_names
+
     def step(self) -> None:
-        """Step every parameter that has a gradient, one that is reached twice once."""
-        self.t += 1
-        stepped: set[Tensor] = set()
-        for group in self.groups:
-            h = self._hyperparameters(group)
-            for parameter in group["params"]:
-                if parameter.grad is not None and parameter not in stepped:
-                    stepped.add(parameter)
-                    self._step_one(parameter, h)
+        """Step every parameter that has a gradient, one that is reached twice once.
+
+        Gradients keep their values. Their graphs are let go of: they end in values that are gone now.
+
+        Raises:
+            ShapeError: a gradient or a state has another shape than its parameter. Nothing is changed then.
+            DTypeError: a gradient is no Tensor. Nothing is changed then.
+        """
+        t = self.t + 1
+        work = [(self._hyperparameters(group, t), self._operands(group)) for group in self.groups]
+        self.t = t
+        for h, operands in work:
+            names = self.state_in_use(h)
+            memories = [getattr(self, name) for name in names]
+            for parameter, theta, g in operands:
+                self._step_one(parameter, theta, g, h, memories)
 
     def reset_grad(self) -> None:
         """Forget all gradients."""
@@ -95,7 +111,8 @@ class Optimizer:
             ‖g‖ = √(Σ g² over all parameters),   g ← g · min(1, max_norm / ‖g‖)
 
         Returns:
-            The norm before scaling, a Tensor of no axes.
+            The norm before scaling, a constant Tensor of no axes. It is not finite where a gradient is not; then the
+            new gradients are not either.
 
         Raises:
             SettingError: `max_norm` is not above 0.
@@ -103,18 +120,7 @@ class Optimizer:
         Reference:
             R. Pascanu et al., "On the difficulty of training recurrent neural networks", 2013, algorithm 1.
         """
-        if not max_norm > 0:
-            raise SettingError(f"clip_grad_norm: max_norm is above 0, got {max_norm}")
-        gradients = [(parameter, _wide(parameter.grad.realize_cached_data())) for parameter in self._with_gradient()]
-        if not gradients:
-            return Tensor(0.0, dtype=float32, requires_grad=False)
-        xp = array_namespace(gradients[0][1])
-        norm = xp.sqrt(sum(xp.sum(g * g) for _, g in gradients))
-        factor = max_norm / xp.maximum(norm, xp.asarray(max_norm, dtype=norm.dtype))
-        for parameter, g in gradients:
-            dtype = parameter.grad.dtype
-            parameter.grad = Tensor.make_const(xp.astype(g * factor, dtype))
-        return Tensor.make_const(xp.asarray(norm))
+        return clipping.clip_norm(self._with_gradient(), max_norm)
 
     def clip_grad_value(self, limit: float) -> None:
         """Limit every element of every gradient to [−limit, limit].
@@ -122,154 +128,92 @@ class Optimizer:
         Raises:
             SettingError: `limit` is not above 0.
         """
-        if not limit > 0:
-            raise SettingError(f"clip_grad_value: the limit is above 0, got {limit}")
-        for parameter in self._with_gradient():
-            g = parameter.grad.realize_cached_data()
-            parameter.grad = Tensor.make_const(array_namespace(g).clip(g, -limit, limit).astype(g.dtype))
+        clipping.clip_value(self._with_gradient(), limit)
 
     def state_dict(self) -> dict[str, Any]:
         """Return all that a step depends on beside the parameters and their gradients.
 
         Returns:
             "t", the number of steps; "groups", the hyperparameters of each group (a schedule is code and not among
-            them); "arrays", NumPy arrays named by state and number of the parameter, such as "m.0".
+            them) and under "params" how many parameters it has; "arrays", NumPy arrays named by state and number of
+            the parameter, such as "m.0".
         """
-        arrays = {
-            f"{name}.{number}": memory[parameter].numpy()
-            for name in self.state_names
-            for number, parameter in enumerate(self.params)
-            if parameter in (memory := getattr(self, name))
-        }
-        groups = [
-            {name: value for name in self.setting_names if not callable(value := self._setting(group, name))}
-            for group in self.groups
-        ]
-        return {"t": self.t, "groups": groups, "arrays": arrays}
+        return state.state_dict(self)
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, saved: Mapping[str, Any]) -> None:
         """Go back to a state that `state_dict` returned; steps continue bit for bit.
 
         Raises:
-            CheckpointError: it is the state of other parameters or of another optimizer; nothing is changed then.
+            CheckpointError: it is the state of other parameters or of another optimizer: what differs is listed, and
+                nothing is changed.
         """
-        memories = self._checked_memories(state)
-        self.t = int(state["t"])
-        for group, saved in zip(self.groups, state["groups"], strict=True):
-            group.update(saved)
-        if len(self.groups) == 1:
-            for name, value in state["groups"][0].items():
-                setattr(self, name, value)
-                self.groups[0].pop(name, None)
-        for name, memory in memories.items():
-            setattr(self, name, memory)
+        state.load_state_dict(self, saved)
 
     # ----------------------------------------------------------------------------------------------- details
 
-    def _step_one(self, parameter: Tensor, h: SimpleNamespace) -> None:
-        theta = parameter.realize_cached_data()
-        g = parameter.grad.realize_cached_data()
-        dtype = theta.dtype
-        if is_narrow(dtype):
-            theta, g = _wide(theta), _wide(g)
+    def _step_one(
+        self, parameter: Tensor, theta: Array, g: Array, h: SimpleNamespace, memories: Sequence[dict[Tensor, Tensor]]
+    ) -> None:
+        xp = array_namespace(theta)
         if h.weight_decay and not self.decouples_decay:
             g = g + h.weight_decay * theta
         if h.l1_decay:
-            g = g + h.l1_decay * array_namespace(theta).sign(theta)
-        memories = [getattr(self, name) for name in self.state_names]
-        state = [_remembered(memory, parameter, theta) for memory in memories]
-        new_theta, *new_state = self.update(theta, g, h, *state)
-        parameter.cached_data = new_theta if new_theta.dtype == dtype else new_theta.astype(dtype)
-        for memory, array in zip(memories, new_state, strict=True):
-            memory[parameter].cached_data = array
+            g = g + h.l1_decay * xp.sign(theta)
+        before = [_remembered(memory, parameter, theta) for memory in memories]
+        new_theta, *after = self.update(theta, g, h, *before)
+        # NumPy makes scalars of results without axes: `asarray` makes arrays of them again.
+        parameter.cached_data = xp.asarray(new_theta, dtype=parameter.dtype)
+        for memory, array in zip(memories, after, strict=True):
+            memory[parameter].cached_data = xp.asarray(array, dtype=theta.dtype)
         if isinstance(parameter.grad, Gradient):
-            # The parameter has moved on, so that this gradient cannot be differentiated any more.
             parameter.grad.release_graph()
 
-    def _with_gradient(self) -> Iterator[Tensor]:
-        return iter(dict.fromkeys(parameter for parameter in self.params if parameter.grad is not None))
+    def _with_gradient(self) -> list[Tensor]:
+        return list(dict.fromkeys(parameter for parameter in self.params if parameter.grad is not None))
 
-    def _setting(self, group: dict[str, Any], name: str) -> Any:
-        return group.get(name, getattr(self, name))
+    def _operands(self, group: dict[str, Any]) -> list[tuple[Tensor, Array, Array]]:
+        """Return parameters with their values and gradients as the step takes them, or raise where they do not fit."""
+        operands = []
+        for parameter in dict.fromkeys(group["params"]):
+            if parameter.grad is not None and parameter.requires_grad:
+                operands.append((parameter, *_arrays(parameter)))
+                self._check_state(parameter)
+        return operands
 
-    def _hyperparameters(self, group: dict[str, Any]) -> SimpleNamespace:
-        h = SimpleNamespace(**{name: self._setting(group, name) for name in self.setting_names}, t=self.t)
-        if callable(h.lr):
-            h.lr = h.lr(self.t - 1)
-        return h
-
-    def _checked_memories(self, state: dict[str, Any]) -> dict[str, dict[Tensor, Tensor]]:
-        missing = {"t", "groups", "arrays"} - set(state)
-        if missing:
-            raise CheckpointError(f"{type(self).__name__}: the saved state lacks {', '.join(sorted(missing))}")
-        if len(state["groups"]) != len(self.groups):
-            raise CheckpointError(
-                f"{type(self).__name__}: the saved state has {len(state['groups'])} parameter groups, "
-                f"this optimizer {len(self.groups)}"
-            )
-        problems = []
-        memories: dict[str, dict[Tensor, Tensor]] = {name: {} for name in self.state_names}
-        for key, array in state["arrays"].items():
-            name, _, number = key.rpartition(".")
-            if name not in memories or not number.isdigit() or int(number) >= len(self.params):
-                problems.append(f"{key} is unexpected")
-                continue
-            parameter = self.params[int(number)]
-            if tuple(array.shape) != parameter.shape:
-                problems.append(f"{key} has shape {tuple(array.shape)}, its parameter {parameter.shape}")
-            memories[name][parameter] = Tensor(array, device=parameter.device, requires_grad=False)
-        if problems:
-            raise CheckpointError(f"{type(self).__name__}: the saved state does not fit: {'; '.join(problems)}")
-        return memories
-
-
-def _as_groups(params: Parameters, settings: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return parameters as groups: dicts with "params" and the hyperparameters that differ."""
-    if isinstance(params, Tensor):
-        raise DTypeError("an optimizer takes a list of Tensors: put this one in brackets")
-    listed: Sequence[Any] = list(params)
-    if not listed:
-        raise SettingError("an optimizer needs at least one parameter, got an empty list")
-    groups = [dict(one) for one in listed] if isinstance(listed[0], dict) else [{"params": listed}]
-    for number, group in enumerate(groups):
-        if "params" not in group:
-            raise SettingError(f'parameter group {number} has no "params"')
-        group["params"] = list(group["params"])
-        for name, value in group.items():
-            if name != "params" and name not in settings:
-                raise SettingError(
-                    f"parameter group {number}: no hyperparameter {name!r}; there are {sorted(settings)}"
+    def _check_state(self, parameter: Tensor) -> None:
+        for name in self.state_names:
+            known = getattr(self, name).get(parameter)
+            if known is not None and known.shape != parameter.shape:
+                raise ShapeError(
+                    f"{type(self).__name__}.step: the data of a parameter is now of shape {parameter.shape}, but its "
+                    f"{name} of shape {known.shape}: a change of shape needs a new optimizer"
                 )
-            if name != "params":
-                check_setting(f"parameter group {number}", name, value)
-        for place, parameter in enumerate(group["params"]):
-            if not isinstance(parameter, Tensor):
-                raise DTypeError(f"parameter {place} of group {number} is no Tensor but {type(parameter).__name__}")
-            if not parameter.requires_grad:
-                raise DTypeError(f"parameter {place} of group {number} requires no gradient, so it cannot be trained")
-    return groups
+
+    def _setting(self, group: Mapping[str, Any], name: str) -> Any:
+        return group[name] if name in group else getattr(self, name)
+
+    def _hyperparameters(self, group: dict[str, Any], t: int) -> SimpleNamespace:
+        values = {name: self._setting(group, name) for name in self.setting_names}
+        return SimpleNamespace(**{name: _number(value, t - 1) for name, value in values.items()}, t=t)
 
 
-# Hyperparameters that lie between 0 and 1, 1 itself left out.
-_FRACTIONS = frozenset({"momentum", "beta1", "beta2", "alpha"})
+def _number(value: Any, step: int) -> Any:
+    """Return a hyperparameter as a Python number: unlike NumPy's, it leaves float32 arrays float32."""
+    if callable(value):
+        value = value(step)
+    return value.item() if isinstance(value, (np.generic, np.ndarray)) else value
 
 
-def check_setting(owner: str, name: str, value: Any) -> None:
-    """Check one hyperparameter.
-
-    Raises:
-        SettingError: it is negative, infinite or no number, or not below 1 where it must be.
-    """
-    if isinstance(value, bool) or (name == "lr" and callable(value)):
-        return
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        raise SettingError(f"{owner}: {name} is a number, got {value!r}") from None
-    if not math.isfinite(number) or number < 0:
-        raise SettingError(f"{owner}: {name} is 0 or more and finite, got {value}")
-    if name in _FRACTIONS and number >= 1:
-        raise SettingError(f"{owner}: {name} is below 1, got {value}")
+def _arrays(parameter: Tensor) -> tuple[Array, Array]:
+    """Return a parameter's values and gradient in the dtype of the step: float32 for float16 and bfloat16."""
+    if not isinstance(parameter.grad, Tensor):
+        raise DTypeError(f"step: the gradient of a parameter is a Tensor, got {type(parameter.grad).__name__}")
+    theta, g = parameter.realize_cached_data(), parameter.grad.realize_cached_data()
+    if theta.shape != g.shape:
+        raise ShapeError(f"step: a parameter of shape {theta.shape} has a gradient of shape {g.shape}")
+    if is_narrow(theta.dtype):
+        theta = array_namespace(theta).astype(theta, float32)
+    return theta, g if g.dtype == theta.dtype else array_namespace(g).astype(g, theta.dtype)
 
 
 def _remembered(memory: dict[Tensor, Tensor], parameter: Tensor, theta: Array) -> Array:
@@ -277,8 +221,3 @@ def _remembered(memory: dict[Tensor, Tensor], parameter: Tensor, theta: Array) -
     if parameter not in memory:
         memory[parameter] = Tensor.make_const(array_namespace(theta).zeros_like(theta))
     return memory[parameter].realize_cached_data()
-
-
-def _wide(array: Array) -> Array:
-    """Return a float16 or bfloat16 array as float32, others as they are."""
-    return array.astype(np.float32) if is_narrow(array.dtype) else array

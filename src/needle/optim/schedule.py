@@ -7,18 +7,50 @@ There is nothing to call in order and nothing to save but the step. Give one as 
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
-from needle.errors import SettingError
+import numpy as np
 
-__all__ = ["CosineDecay", "OneCycle", "ReduceOnPlateau", "StepDecay"]
+from needle.errors import CheckpointError, SettingError
+
+__all__ = ["Constant", "CosineDecay", "Joined", "OneCycle", "ReduceOnPlateau", "Schedule", "StepDecay", "Warmup"]
 
 
-def _check(owner: str, **bounds: tuple[float, bool]) -> None:
-    for name, (value, fits) in bounds.items():
-        if not fits or not math.isfinite(value):
-            raise SettingError(f"{owner}: {name} = {value} makes no sense")
+Schedule = Callable[[int], float]
+
+
+def _check(owner: str, name: str, value: Any, low: float = 0, high: float = math.inf, *, whole: bool = False) -> None:
+    """Raise where a value is no finite number from `low` to `high`, or no integer where it is to be whole."""
+    kinds = (int, np.integer) if whole else (int, float, np.integer, np.floating)
+    is_number = isinstance(value, kinds) and not isinstance(value, bool) and math.isfinite(value)
+    if not (is_number and low <= value <= high):
+        bounds = f"of {low} or more" if high == math.inf else f"from {low} to {high}"
+        raise SettingError(f"{owner}: {name} is {'an integer' if whole else 'a number'} {bounds}, got {value!r}")
+
+
+@dataclass(frozen=True)
+class Constant:
+    """Keep the rate: lr(step) = lr. For composing with others; an optimizer takes the number itself.
+
+    Args:
+        lr: the rate.
+
+    Raises:
+        SettingError: a value that makes no sense.
+    """
+
+    lr: float
+
+    def __post_init__(self) -> None:
+        _check("Constant", "lr", self.lr)
+
+    def __call__(self, step: int) -> float:
+        """Return the learning rate of a step."""
+        return self.lr
 
 
 @dataclass(frozen=True)
@@ -49,8 +81,9 @@ class StepDecay:
     factor: float = 0.1
 
     def __post_init__(self) -> None:
-        _check("StepDecay", lr=(self.lr, self.lr >= 0), every=(self.every, self.every >= 1))
-        _check("StepDecay", factor=(self.factor, self.factor > 0))
+        _check("StepDecay", "lr", self.lr)
+        _check("StepDecay", "every", self.every, low=1, whole=True)
+        _check("StepDecay", "factor", self.factor)
 
     def __call__(self, step: int) -> float:
         """Return the learning rate of a step."""
@@ -86,8 +119,10 @@ class CosineDecay:
     end: float = 0.0
 
     def __post_init__(self) -> None:
-        _check("CosineDecay", lr=(self.lr, self.lr >= 0), steps=(self.steps, self.steps >= 1))
-        _check("CosineDecay", warmup=(self.warmup, 0 <= self.warmup <= self.steps), end=(self.end, self.end >= 0))
+        _check("CosineDecay", "lr", self.lr)
+        _check("CosineDecay", "steps", self.steps, low=1, whole=True)
+        _check("CosineDecay", "warmup", self.warmup, high=self.steps, whole=True)
+        _check("CosineDecay", "end", self.end)
 
     def __call__(self, step: int) -> float:
         """Return the learning rate of a step."""
@@ -131,10 +166,11 @@ class OneCycle:
     end_factor: float = 1e4
 
     def __post_init__(self) -> None:
-        _check("OneCycle", lr=(self.lr, self.lr >= 0), steps=(self.steps, self.steps >= 1))
-        _check("OneCycle", rise=(self.rise, 0 <= self.rise <= 1))
-        _check("OneCycle", start_factor=(self.start_factor, self.start_factor >= 1))
-        _check("OneCycle", end_factor=(self.end_factor, self.end_factor >= 1))
+        _check("OneCycle", "lr", self.lr)
+        _check("OneCycle", "steps", self.steps, low=1, whole=True)
+        _check("OneCycle", "rise", self.rise, high=1)
+        _check("OneCycle", "start_factor", self.start_factor, low=1)
+        _check("OneCycle", "end_factor", self.end_factor, low=1)
 
     def __call__(self, step: int) -> float:
         """Return the learning rate of a step."""
@@ -147,6 +183,91 @@ class OneCycle:
 
 def _between(start: float, end: float, share: float) -> float:
     return start + (end - start) * (1 - math.cos(math.pi * share)) / 2
+
+
+@dataclass(frozen=True)
+class Warmup:
+    """Let another schedule rise to what it says over its first steps.
+
+    Formula::
+
+        lr(step) = schedule(step) · (start + (1 − start) · (step + 1) / steps)          step < steps
+        exponential: lr(step) = schedule(step) · start^(1 − (step + 1) / steps)
+
+    Args:
+        schedule: a function of the step, or a number for a constant rate.
+        steps: how many steps the rise takes; 0 for none.
+        start: the share of the rate to start from.
+        exponential: whether to rise by the same factor in each step instead of by the same amount.
+
+    Raises:
+        SettingError: a value that makes no sense.
+
+    Example:
+        >>> from needle.optim import StepDecay, Warmup
+        >>> schedule = Warmup(StepDecay(0.1, every=100), steps=4)
+        >>> [round(schedule(step), 3) for step in (0, 1, 3, 4, 100)]
+        [0.025, 0.05, 0.1, 0.1, 0.01]
+    """
+
+    schedule: Schedule | float
+    steps: int
+    start: float = 0.0
+    exponential: bool = False
+
+    def __post_init__(self) -> None:
+        if not callable(self.schedule):
+            object.__setattr__(self, "schedule", Constant(self.schedule))
+        _check("Warmup", "steps", self.steps, whole=True)
+        _check("Warmup", "start", self.start, high=1)
+        if self.exponential and self.start == 0:
+            raise SettingError("Warmup: an exponential rise has a start above 0, got 0")
+
+    def __call__(self, step: int) -> float:
+        """Return the learning rate of a step."""
+        assert callable(self.schedule)
+        if step >= self.steps:
+            return self.schedule(step)
+        share = (step + 1) / self.steps
+        rise = self.start ** (1 - share) if self.exponential else self.start + (1 - self.start) * share
+        return self.schedule(step) * rise
+
+
+@dataclass(frozen=True)
+class Joined:
+    """Follow one schedule after another.
+
+    Args:
+        schedules: functions of the step. Each one counts from 0 where it begins.
+        boundaries: the steps at which the second one begins, the third one, and so on.
+
+    Raises:
+        SettingError: there is not one boundary less than schedules, or they do not increase.
+
+    Example:
+        >>> from needle.optim import Constant, CosineDecay, Joined
+        >>> schedule = Joined([Constant(0.1), CosineDecay(0.1, steps=10)], boundaries=[50])
+        >>> [round(schedule(step), 3) for step in (0, 50, 55, 60)]
+        [0.1, 0.1, 0.05, 0.0]
+    """
+
+    schedules: Sequence[Schedule]
+    boundaries: Sequence[int]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "schedules", tuple(self.schedules))
+        object.__setattr__(self, "boundaries", tuple(self.boundaries))
+        starts = (0, *self.boundaries)
+        if len(starts) != len(self.schedules) or any(later <= start for start, later in pairwise(starts)):
+            raise SettingError(
+                f"Joined: {len(self.schedules)} schedules need {len(self.schedules) - 1} increasing boundaries "
+                f"above 0, got {list(self.boundaries)}"
+            )
+
+    def __call__(self, step: int) -> float:
+        """Return the learning rate of a step."""
+        place = bisect_right(self.boundaries, step)
+        return self.schedules[place](step - (self.boundaries[place - 1] if place else 0))
 
 
 class ReduceOnPlateau:
@@ -177,8 +298,11 @@ class ReduceOnPlateau:
     def __init__(
         self, lr: float, factor: float = 0.1, patience: int = 10, threshold: float = 1e-4, min_lr: float = 0.0
     ) -> None:
-        _check("ReduceOnPlateau", lr=(lr, lr >= 0), factor=(factor, 0 < factor < 1), patience=(patience, patience >= 0))
-        _check("ReduceOnPlateau", threshold=(threshold, threshold >= 0), min_lr=(min_lr, min_lr >= 0))
+        _check("ReduceOnPlateau", "lr", lr)
+        _check("ReduceOnPlateau", "factor", factor, high=1)
+        _check("ReduceOnPlateau", "patience", patience, whole=True)
+        _check("ReduceOnPlateau", "threshold", threshold)
+        _check("ReduceOnPlateau", "min_lr", min_lr)
         self.factor = factor
         self.patience = patience
         self.threshold = threshold
@@ -188,8 +312,9 @@ class ReduceOnPlateau:
         self.bad_epochs = 0
 
     def __call__(self, measure: float) -> float:
-        """Return the learning rate after an epoch with this measure, of which less is better."""
-        is_better = measure < self.best - self.threshold * abs(self.best) if math.isfinite(self.best) else True
+        """Return the learning rate after an epoch with this measure, of which less is better. NaN is never better."""
+        gain = self.threshold * abs(self.best) if math.isfinite(self.best) else 0.0
+        is_better = measure < self.best - gain
         self.best = measure if is_better else self.best
         self.bad_epochs = 0 if is_better else self.bad_epochs + 1
         if self.bad_epochs > self.patience:
@@ -202,5 +327,11 @@ class ReduceOnPlateau:
         return {"lr": self.lr, "best": self.best, "bad_epochs": self.bad_epochs}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go back to a state that `state_dict` returned."""
+        """Go back to a state that `state_dict` returned.
+
+        Raises:
+            CheckpointError: it has other entries; nothing is changed then.
+        """
+        if set(state) != set(self.state_dict()):
+            raise CheckpointError(f"ReduceOnPlateau: the state has lr, best and bad_epochs, got {', '.join(state)}")
         self.lr, self.best, self.bad_epochs = state["lr"], state["best"], state["bad_epochs"]

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 from needle.autograd import Tensor
 from needle.device import Array
+from needle.errors import SettingError
 from needle.optim.optimizer import Optimizer, Parameters, Rate
 
 __all__ = ["SGD"]
@@ -33,7 +34,7 @@ class SGD(Optimizer):
         l1_decay: strength of the L1 penalty Σ|θ|.
 
     State:
-        u: for each parameter, the average of its gradients; starts at 0.
+        u: for each parameter, the average of its gradients; starts at 0. Not kept where momentum is 0.
 
     Raises:
         SettingError: no parameters, or a hyperparameter that makes no sense.
@@ -66,8 +67,17 @@ class SGD(Optimizer):
             params, lr=lr, momentum=momentum, weight_decay=weight_decay, nesterov=nesterov, l1_decay=l1_decay
         )
 
+        if nesterov and not momentum:
+            raise SettingError("SGD: nesterov looks ahead along the momentum, and momentum is 0")
+
+    def state_in_use(self, h: SimpleNamespace) -> tuple[str, ...]:
+        """Return u, or nothing where there is no momentum."""
+        return self.state_names if h.momentum else ()
+
     def update(self, theta: Array, g: Array, h: SimpleNamespace, *state: Array) -> tuple[Array, ...]:
         """Make one step: see the class's formula."""
+        if not state:
+            return (theta - h.lr * g,)
         (u,) = state
         damped = (1 - h.momentum) * g
         u = h.momentum * u + damped
