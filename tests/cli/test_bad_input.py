@@ -6,6 +6,7 @@ import os
 import pytest
 
 from needle.cli import main
+from needle.data import MNISTDataset
 
 from .needle_process import TINY, idx, run_needle, write_mnist
 
@@ -49,6 +50,8 @@ def complaint(capsys):
         ("evaluate nowhere", "there is no file nowhere/model.json"),
         ("predict a.png", "there is no model in runs/ yet: run `needle train`, or name a run's folder"),
         ("predict --model nowhere a.png", "there is no file nowhere/model.json"),
+        ("train --momentum 0.5", "--momentum goes with sgd and rmsprop, not with adamw"),
+        ("train --warmup 50", "--warmup: 50 epochs are more than the run's 40"),
         ("train --optimizer sgd --lr 1e30", "epoch 1, step 2 of the run: the loss is"),
     ],
 )
@@ -119,6 +122,17 @@ def test_damaged_data_files_are_one_line(changes, named, tmp_path, monkeypatch, 
     assert main(["train", *TINY, "--dataset", "mnist", "--data-dir", "data"]) == 2
     assert named in complaint(capsys)
     assert [path.name for path in tmp_path.iterdir()] == ["data"]
+
+
+def test_data_that_cannot_be_fetched_is_one_line_and_says_what_was_tried(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(MNISTDataset, "mirrors", ("http://127.0.0.1:9/",))  # nobody answers there
+    assert main(["train", *TINY, "--dataset", "mnist", "--data-dir", "data"]) == 2
+    captured = capsys.readouterr()
+    fetched = captured.out.splitlines()[0]
+    assert fetched.startswith("fetching into data from http://127.0.0.1:9/: train-images-idx3-ubyte.gz, ")
+    assert captured.err.splitlines()[-1].startswith("needle: error: http://127.0.0.1:9/train-")
+    assert not list(tmp_path.rglob("*.gz"))
 
 
 def test_data_dir_that_is_a_file_is_one_line(tmp_path, monkeypatch, capsys):

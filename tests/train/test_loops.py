@@ -129,9 +129,9 @@ def test_an_epoch_in_no_time_has_no_finite_throughput():
 # ------------------------------------------------------------------------------------------------ many epochs
 
 
-def make_run(data, epochs=3, **settings):
+def make_run(data, epochs=3, lr=0.5, **settings):
     model = nn.Linear(6, 4)
-    optimizer = optim.SGD(model.parameters(), lr=0.5)
+    optimizer = optim.SGD(model.parameters(), lr=lr)
     batches = as_batches(*data, 4)
     return fit(model, optimizer, nn.SoftmaxLoss(), batches, batches, epochs=epochs, **settings), model, optimizer
 
@@ -153,13 +153,22 @@ def test_fit_stops_where_its_caller_leaves_the_loop(data):
     np.testing.assert_array_equal(model.weight.numpy(), after_one)
 
 
-def test_fit_sets_the_learning_rate_of_each_step(data):
-    asked = []
-    run, _, optimizer = make_run(data, epochs=2, schedule=lambda step: asked.append(step) or 1 / (step + 1))
-    rows = list(run)
-    assert asked == list(range(6))
-    assert optimizer.lr == 1 / 6
+def test_fit_records_the_learning_rate_of_each_epochs_last_step(data):
+    rows = list(make_run(data, epochs=2, lr=lambda step: 1 / (step + 1))[0])
     assert [row["lr"] for row in rows] == [1 / 3, 1 / 6]
+    assert next(make_run(data)[0])["lr"] == 0.5
+
+
+def test_fit_calls_back_before_each_step(data):
+    model = nn.Linear(6, 4)
+    optimizer = optim.SGD(model.parameters(), lr=0.5)
+    norms = []
+    batches = as_batches(*data, 4)
+    clip = lambda: norms.append(optimizer.clip_grad_norm(1e-6))
+    before = model.weight.numpy()
+    next(fit(model, optimizer, nn.SoftmaxLoss(), batches, batches, epochs=1, before_step=clip))
+    assert len(norms) == 3
+    np.testing.assert_allclose(model.weight.numpy(), before, atol=2e-6)
 
 
 def test_fit_measures_the_test_data_with_its_own_loss(data):
@@ -175,10 +184,10 @@ def test_fit_reports_every_batch_with_its_epoch(data):
 
 
 def test_fit_says_in_which_epoch_and_step_the_loss_stopped_being_finite(data):
-    run, _, _ = make_run(data, schedule=lambda step: float("inf") if step == 3 else 0.1)
+    run, _, _ = make_run(data, lr=lambda step: float("inf") if step == 3 else 0.1)
     with pytest.raises(TrainingError, match=r"epoch 2, step 5 of the run: the loss is \w+ at step 2 of the epoch"):
         list(run)
-    run, _, _ = make_run(data, schedule=lambda step: float("inf") if step == 5 else 0.1)
+    run, _, _ = make_run(data, lr=lambda step: float("inf") if step == 5 else 0.1)
     with pytest.raises(TrainingError, match=r"epoch 2, after step 6 of the run: the loss is \w+ in batch 1 of the"):
         list(run)
 

@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 
 import needle
 from needle.cli import evaluate_command, predict_command, train_command
-from needle.cli.defaults import DEFAULTS, LEARNING_RATES, WEIGHT_DECAYS
+from needle.cli.defaults import DEFAULTS, LEARNING_RATES, MOMENTA, WEIGHT_DECAYS
 from needle.train.names import nearest
 
 __all__ = ["build_parser"]
@@ -212,12 +212,17 @@ def _add_optimization_options(group: Any) -> None:
         "--warmup",
         type=number(0),
         metavar="EPOCHS",
-        help=_default("epochs over which the learning rate rises from 0", "warmup"),
+        help="epochs over which the learning rate rises to its highest (default: 1, or 0.3 of the run if that is less)",
     )
     group.add_argument(
         "--weight-decay", type=number(0), metavar="W", help=f"pull of the weights to 0 ({_by_optimizer(WEIGHT_DECAYS)})"
     )
-    group.add_argument("--momentum", type=number(0, 1), metavar="M", help=_default("of sgd and rmsprop", "momentum"))
+    group.add_argument(
+        "--momentum",
+        type=number(0, 1),
+        metavar="M",
+        help=f"of those optimizers that have it ({_by_optimizer(MOMENTA)})",
+    )
     group.add_argument(
         "--label-smoothing",
         type=number(0, 1),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +9,10 @@ import numpy as np
 from rich.console import Console
 
 import needle
-from needle import nn, optim
+from needle import nn
 from needle.cli.architectures import ARCHITECTURES
 from needle.cli.defaults import resolve
+from needle.cli.optimization import make_optimizer
 from needle.cli.runs import new_run_folder, remember_latest
 from needle.cli.show import EpochReport, figures_table, new_console, percent
 from needle.cli.sources import Source, open_source
@@ -94,8 +94,7 @@ def _train(
     console: Console, options: dict[str, Any], source: Source, model: nn.Module
 ) -> tuple[list[Row], Predictions]:
     train_loader, test_loader = _loaders(options, source)
-    optimizer = _optimizer(options, model)
-    steps_per_epoch = -(-len(source.train) // options["batch_size"])
+    optimizer = make_optimizer(options, model.parameters(), len(train_loader))
     rows = []
     with EpochReport(console, options["epochs"], len(source.train)) as report:
         epochs = fit(
@@ -106,7 +105,6 @@ def _train(
             test_loader,
             epochs=options["epochs"],
             test_loss_fn=nn.SoftmaxLoss(),
-            schedule=_schedule(options, steps_per_epoch),
             after_batch=report.after_batch if report.is_live else None,
         )
         for row in epochs:
@@ -119,32 +117,6 @@ def _loaders(options: dict[str, Any], source: Source) -> tuple[DataLoader, DataL
     source.train.transforms = source.augmentation if options["augment"] else None
     train = DataLoader(source.train, options["batch_size"], shuffle=True, num_workers=options["workers"])
     return train, DataLoader(source.test, 1000)
-
-
-def _schedule(options: dict[str, Any], steps_per_epoch: int) -> Callable[[int], float]:
-    """Return the learning rate as a function of the step."""
-    lr, total = options["lr"], options["epochs"] * steps_per_epoch
-    warmup = min(total, round(options["warmup"] * steps_per_epoch))
-    if options["schedule"] == "one-cycle":
-        return optim.OneCycle(lr, total, rise=warmup / total)
-    if options["schedule"] == "cosine":
-        return optim.CosineDecay(lr, total, warmup)
-    # Three levels, a tenth of each other; or one, which a factor of 1 gives.
-    levels = optim.StepDecay(lr, every=-(-total // 3), factor=0.1 if options["schedule"] == "step" else 1.0)
-    return lambda step: levels(step) * min(1.0, (step + 1) / max(1, warmup))
-
-
-def _optimizer(options: dict[str, Any], model: nn.Module) -> optim.Optimizer:
-    makers: dict[str, Callable[..., optim.Optimizer]] = {
-        "adam": optim.Adam,
-        "adamw": optim.AdamW,
-        "sgd": optim.SGD,
-        "rmsprop": optim.RMSprop,
-        "adagrad": optim.Adagrad,
-    }
-    name = options["optimizer"]
-    momentum = {"momentum": options["momentum"]} if name in {"sgd", "rmsprop"} else {}
-    return makers[name](model.parameters(), lr=options["lr"], weight_decay=options["weight_decay"], **momentum)
 
 
 # ---------------------------------------------------------------------------------------------------- results

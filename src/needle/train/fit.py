@@ -16,7 +16,6 @@ __all__ = ["EarlyStopping", "Row", "fit", "metrics_jsonl"]
 
 # One epoch's figures: epoch, step, lr, train_loss, train_error, test_loss, test_error, seconds, samples_per_second.
 Row = dict[str, Any]
-Schedule = Callable[[int], float]
 
 
 def fit(
@@ -28,7 +27,7 @@ def fit(
     *,
     epochs: int,
     test_loss_fn: LossFunction | None = None,
-    schedule: Schedule | None = None,
+    before_step: Callable[[], object] | None = None,
     after_batch: Callable[[int, EpochResult], object] | None = None,
 ) -> Iterator[Row]:
     """Train and evaluate, and give one row of figures after each epoch.
@@ -43,46 +42,40 @@ def fit(
         test_batches: likewise, for measuring.
         epochs: how many times.
         test_loss_fn: the loss that is measured on the test data; `loss_fn` where None.
-        schedule: step number, from 0 → learning rate.
+        before_step: called before each step of the optimizer, to clip gradients for example.
         after_batch: called with the epoch, from 1, and the training result so far.
 
     Raises:
         TrainingError: the loss is not finite; the message says in which epoch and at which step.
     """
-    step = 0
-
-    def set_rate() -> None:
-        nonlocal step
-        if schedule is not None:
-            optimizer.lr = schedule(step)
-        step += 1
 
     def report(so_far: EpochResult) -> None:
         if after_batch is not None:
             after_batch(epoch, so_far)
 
     for epoch in range(1, epochs + 1):
-        with _located(lambda: f"epoch {epoch}, step {step + 1} of the run"):  # noqa: B023  called in the same round
-            trained = train_epoch(model, train_batches, optimizer, loss_fn, before_step=set_rate, after_batch=report)
-        with _located(lambda: f"epoch {epoch}, after step {step} of the run"):  # noqa: B023  called in the same round
+        with _located(f"epoch {epoch}, step", optimizer, 1):
+            trained = train_epoch(model, train_batches, optimizer, loss_fn, before_step=before_step, after_batch=report)
+        with _located(f"epoch {epoch}, after step", optimizer, 0):
             tested = evaluate_epoch(model, test_batches, test_loss_fn or loss_fn)
-        yield _row(epoch, step, optimizer.lr, trained, tested)
+        yield _row(epoch, optimizer, trained, tested)
 
 
 @contextmanager
-def _located(place: Callable[[], str]) -> Iterator[None]:
-    """Say in a TrainingError how far the whole run had come."""
+def _located(place: str, optimizer: Optimizer, ahead: int) -> Iterator[None]:
+    """Say in a TrainingError how far the whole run had come: the steps taken, and `ahead` more."""
     try:
         yield
     except TrainingError as error:
-        raise TrainingError(f"{place()}: {error.rule}") from None
+        raise TrainingError(f"{place} {optimizer.t + ahead} of the run: {error.rule}") from None
 
 
-def _row(epoch: int, step: int, lr: float, trained: EpochResult, tested: EpochResult) -> Row:
+def _row(epoch: int, optimizer: Optimizer, trained: EpochResult, tested: EpochResult) -> Row:
+    lr = optimizer.lr
     return {
         "epoch": epoch,
-        "step": step,
-        "lr": float(lr),
+        "step": optimizer.t,
+        "lr": float(lr(optimizer.t - 1) if callable(lr) else lr),
         "train_loss": trained.loss,
         "train_error": trained.error,
         "test_loss": tested.loss,
