@@ -323,8 +323,9 @@ class ReduceOnPlateau:
         return self.lr
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the state as plain numbers."""
-        return {"lr": self.lr, "best": self.best, "bad_epochs": self.bad_epochs}
+        """Return the state as plain numbers; None for the best measure where there was none."""
+        best = self.best if math.isfinite(self.best) else None
+        return {"lr": self.lr, "best": best, "bad_epochs": self.bad_epochs}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go back to a state that `state_dict` returned.
@@ -334,4 +335,5 @@ class ReduceOnPlateau:
         """
         if set(state) != set(self.state_dict()):
             raise CheckpointError(f"ReduceOnPlateau: the state has lr, best and bad_epochs, got {', '.join(state)}")
-        self.lr, self.best, self.bad_epochs = state["lr"], state["best"], state["bad_epochs"]
+        self.lr, self.bad_epochs = state["lr"], state["bad_epochs"]
+        self.best = math.inf if state["best"] is None else state["best"]
