@@ -305,9 +305,17 @@ def constant_beside(tensor: Tensor, value: ArrayLike) -> Tensor:
     if not is_scalar(value):
         return as_operand(value)
     number = as_number(value)
-    floating = tensor.dtype.kind not in "iub"
-    dtype = tensor.dtype if floating else np.result_type(tensor.dtype, number)
+    dtype = tensor.dtype
+    if dtype.kind in "iub":
+        fits = dtype.kind == "b" or not isinstance(number, int) or _holds(dtype, number)
+        dtype = np.result_type(dtype, number if fits else np.min_scalar_type(number))
     return TensorOperators.operators.Tensor(number, device=tensor.device, dtype=dtype, requires_grad=False)
+
+
+def _holds(dtype: np.dtype[Any], number: int) -> bool:
+    """Tell whether an integer dtype has this number."""
+    limits = np.iinfo(dtype)
+    return bool(limits.min <= number <= limits.max)
 
 
 def shape_argument(shape: tuple[int | Sequence[int], ...]) -> tuple[int, ...]:

@@ -29,8 +29,9 @@ def as_class_indices(labels: Array, num_classes: int) -> Array:
     indices = labels if is_integer else xp.astype(xp.where(xp.isfinite(labels), labels, -1), xp.int64)
     wrong = (indices < 0) | (indices >= num_classes) | (indices != labels)
     if xp.any(wrong):
-        position = tuple(int(axis[0]) for axis in xp.nonzero(wrong))
-        value = labels[position].item()
+        first = int(xp.argmax(xp.reshape(wrong, (-1,))))
+        position = tuple(map(int, np.unravel_index(first, labels.shape)))
+        value = xp.reshape(labels, (-1,))[first].item()
         raise DataError(f"labels are whole numbers from 0 to {num_classes - 1}, got {value} at position {position}")
     return indices
 
@@ -111,7 +112,8 @@ def _as_raw_index(index: Any) -> Any:
 
 def _array_of_list(index: list[Any]) -> Any:
     try:
-        return np.asarray(index) if index else np.zeros(0, dtype=np.int64)
+        array = np.asarray(index)
+        return array if array.size else array.astype(np.int64)
     except ValueError:
         raise DTypeError("getitem: a list in an index is no array: its rows differ in length") from None
 

@@ -52,7 +52,7 @@ def stack(args: Sequence[Tensor], axis: int = 0) -> Tensor:
         >>> ndl.stack([ndl.Tensor([1, 2]), ndl.Tensor([3, 4])], 1)
         needle.Tensor([[1 3] [2 4]])
     """
-    if not args:
+    if len(args) == 0:
         raise ShapeError("stack: at least one Tensor is needed")
     return Stack(axis)(make_tuple(*args))
 
@@ -140,6 +140,6 @@ def concatenate(args: Sequence[Tensor], axis: int = 0) -> Tensor:
         >>> ndl.concatenate([ndl.Tensor([1, 2]), ndl.Tensor([3])])
         needle.Tensor([1 2 3])
     """
-    if not args:
+    if len(args) == 0:
         raise ShapeError("concatenate: at least one Tensor is needed")
     return Concatenate(axis)(*args)

@@ -9,7 +9,7 @@ from functools import reduce
 
 from needle.autograd import Tensor, TensorOp
 from needle.device import Array, array_namespace
-from needle.errors import ShapeError
+from needle.errors import DTypeError, ShapeError
 from needle.ops.broadcasting import broadcast_rule, broadcast_to, summation, unbroadcast
 from needle.ops.movement import permute, reshape, transpose
 
@@ -91,6 +91,7 @@ def einsum(subscripts: str, *tensors: Tensor) -> Tensor:
         time from the left, so that its gradient is theirs.
 
     Raises:
+        DTypeError: the subscripts are no string.
         ShapeError: subscripts that do not fit the Tensors, or lengths of one letter that differ.
 
     Example:
@@ -115,6 +116,8 @@ def einsum(subscripts: str, *tensors: Tensor) -> Tensor:
 
 def _parse_subscripts(subscripts: str, tensors: Sequence[Tensor]) -> tuple[list[str], str]:
     """Return each Tensor's letters and the result's, "..." written out as capitals that nobody used."""
+    if not isinstance(subscripts, str):
+        raise DTypeError(f"einsum: the subscripts are a string, got {type(subscripts).__name__}")
     inputs, arrow, result = subscripts.replace(" ", "").partition("->")
     terms = inputs.split(",")
     unreadable = not all(map(_TERM.fullmatch, [*terms, result]))

@@ -16,7 +16,7 @@ from needle.dtype import float64
 from needle.errors import ShapeError
 from needle.ops.arithmetic import divide, divide_scalar, mul_scalar, multiply, subtract
 from needle.ops.broadcasting import broadcast_reduced, summation
-from needle.ops.comparison import equal
+from needle.ops.comparison import equal, greater, less
 from needle.ops.movement import flip, normalize_axes, normalize_axis, pad, permute, reshape
 
 __all__ = [
@@ -151,9 +151,14 @@ def var(a: Tensor, axes: Axes = None, keepdims: bool = False) -> Tensor:
 class Extremum(Reduction):
     """The largest or the smallest element over some axes."""
 
+    def is_beaten(self, a: Tensor, b: Tensor) -> Tensor:
+        """Tell where b is chosen over a."""
+        raise NotImplementedError
+
     def gradient(self, out_grad: Tensor, node: Tensor) -> Tensor:
         a = node.inputs[0]
-        is_chosen = equal(a, broadcast_reduced(node, a.shape, self.axes)).astype(out_grad.dtype)
+        # Not beaten by the result, rather than equal to it: beside a NaN all elements share, and none divides by 0.
+        is_chosen = equal(self.is_beaten(a, broadcast_reduced(node, a.shape, self.axes)), False).astype(out_grad.dtype)
         share = divide(is_chosen, summation(is_chosen, self.axes, keepdims=True))
         return multiply(broadcast_reduced(out_grad, a.shape, self.axes), share)
 
@@ -165,6 +170,10 @@ class Max(Extremum):
 
     def compute(self, a: Array) -> Array:
         return array_namespace(a).max(a, axis=self.axes_with_elements(a), keepdims=self.keepdims)
+
+    def is_beaten(self, a: Tensor, b: Tensor) -> Tensor:
+        """Tell where b is larger."""
+        return less(a, b)
 
 
 def max(a: Tensor, axes: Axes = None, keepdims: bool = False) -> Tensor:
@@ -191,6 +200,10 @@ class Min(Extremum):
 
     def compute(self, a: Array) -> Array:
         return array_namespace(a).min(a, axis=self.axes_with_elements(a), keepdims=self.keepdims)
+
+    def is_beaten(self, a: Tensor, b: Tensor) -> Tensor:
+        """Tell where b is smaller."""
+        return greater(a, b)
 
 
 def min(a: Tensor, axes: Axes = None, keepdims: bool = False) -> Tensor:

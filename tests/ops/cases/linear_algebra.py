@@ -4,7 +4,7 @@ import numpy as np
 
 import needle as ndl
 from needle import ops
-from needle.errors import ShapeError
+from needle.errors import DTypeError, ShapeError
 
 from ..op_cases import FLOATS, OpCase, Refusal
 
@@ -119,6 +119,7 @@ CASES = [
             Refusal(lambda: ndl.einsum("i1->i", A), ShapeError, "einsum: cannot read"),
             Refusal(lambda: ndl.einsum("ii->i", A), ShapeError, "einsum: 'i' is 4 and 3"),
             Refusal(lambda: ndl.einsum("..ij->ij", A), ShapeError, "einsum: cannot read"),
+            Refusal(lambda: ndl.einsum(A, "ij"), DTypeError, "einsum: the subscripts are a string, got Tensor"),
             Refusal(lambda: ndl.einsum("i.j.->ij", A), ShapeError, "einsum: cannot read"),
             Refusal(lambda: ndl.einsum("ij->...ij->i", A), ShapeError, "einsum: cannot read"),
             Refusal(lambda: ndl.einsum("...i...", A), ShapeError, "einsum: cannot read"),
