@@ -20,6 +20,8 @@ from needle.autograd import TensorTupleOp as TensorTupleOp
 from needle.autograd import Value as Value
 from needle.autograd import enable_grad as enable_grad
 from needle.autograd import no_grad as no_grad
+from needle.compiler.thread_count import get_num_threads as get_num_threads
+from needle.compiler.thread_count import set_num_threads as set_num_threads
 from needle.device import all_devices as all_devices
 from needle.device import cpu as cpu
 from needle.device import cpu_numpy as cpu_numpy
@@ -30,6 +32,11 @@ from needle.differentiate import value_and_grad as value_and_grad
 from needle.dtype import *
 from needle.gradcheck import gradcheck as gradcheck
 from needle.gradient_accumulation import GradientAccumulator as GradientAccumulator
+from needle.jit.finite import debug_nan as debug_nan
+from needle.jit.finite import watch_from_environment as _watch_from_environment
+from needle.jit.function import jit as jit
 from needle.ops import *
 
 __version__ = "0.1.0"
+
+_watch_from_environment()

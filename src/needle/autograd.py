@@ -26,6 +26,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from needle import tracing
 from needle.compiler import abstract_result
 from needle.device import Array, Device, array_namespace, cpu, device_of
 from needle.dtype import NARROW_FLOAT_CODES, as_dtype, float32, is_narrow
@@ -191,7 +192,16 @@ def _run(op: Op, inputs: Sequence[Value]) -> Any:
     except AttributeError:
         raise _not_values(op, inputs) from None
     data = _compute(op, inputs, arrays, narrow and op.computes_wide)
+    if tracing.active:
+        _tell(op, data, arrays)
     return data if type(data) is np.ndarray else _as_data(data)
+
+
+def _tell(op: Op, result: Any, operands: Sequence[Any]) -> None:
+    """Tell this thread's recorder, where there is one, of an operator's result."""
+    recorder = tracing.recorder()
+    if recorder is not None:
+        recorder.operator(op.called, result, operands)
 
 
 def _compute(op: Op, inputs: Sequence[Value], arrays: Sequence[Array], widen: bool) -> Any:
@@ -520,6 +530,11 @@ def _array_from(array: Any, device: Device | None, dtype: DTypeLike | None) -> A
         if same_device and (wanted is None or wanted == array.dtype):
             return array.realize_cached_data()
         device, array = array.device if device is None else device, array.numpy()
+    if tracing.active and hasattr(array, "shape") and not isinstance(array, np.generic):
+        recorder = tracing.recorder()
+        used = None if recorder is None else recorder.array(array)
+        if used is not None:
+            return used if wanted is None else used.astype(wanted)
     values = array
     if not hasattr(array, "dtype"):
         try:

@@ -19,6 +19,7 @@ __all__ = [
     "GradientError",
     "MissingExtraError",
     "NeedleError",
+    "NonFiniteError",
     "SettingError",
     "ShapeError",
     "TraceError",
@@ -90,6 +91,10 @@ class CompileError(NeedleError, RuntimeError):
 
 class TraceError(NeedleError, TypeError):
     """Something that needs an array's values, asked for where there is only its shape."""
+
+
+class NonFiniteError(NeedleError, ArithmeticError):
+    """An operator made a NaN or an infinity out of finite numbers, and somebody wants to know."""
 
 
 class TrainingError(NeedleError, RuntimeError):

@@ -12,7 +12,7 @@ pytest.importorskip("llvmlite")
 
 from needle.compiler import Graph, TracedArray, input_node, interpret
 from needle.compiler.executable import Executable
-from needle.compiler.runtime import get_num_threads, set_num_threads
+from needle.compiler.thread_count import get_num_threads, set_num_threads
 
 
 @pytest.fixture(params=[1, 2, 3])

@@ -92,6 +92,7 @@ class OpCase:
         second: whether the gradient can be differentiated again.
         exact: whether the result has exactly the reference's numbers, in each dtype.
         coarse: whether the result is rounded so much, also for float64 operands, that differences of it say nothing.
+        data_dependent: whether the result's shape depends on values, so that no program can be made of it.
         refusals: what it refuses.
     """
 
@@ -107,6 +108,7 @@ class OpCase:
     second: bool = True
     exact: bool = False
     coarse: bool = False
+    data_dependent: bool = False
     refusals: Sequence[Refusal] = ()
 
     def domain(self, operand: int) -> Domain:

@@ -88,7 +88,7 @@ def test_loading_restores_settings_where_they_were_and_lets_groups_follow():
     new.load_state_dict(old.state_dict())
     assert (new.lr, new.groups[0]["lr"], "lr" in new.groups[1]) == (0.7, 0.9, False)
     new.lr = 0.2
-    assert new._hyperparameters(new.groups[1], 1).lr == 0.2
+    assert new._hyperparameters(new.groups[1]).lr == 0.2
 
 
 def test_loaded_arrays_are_copies():

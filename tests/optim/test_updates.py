@@ -226,7 +226,7 @@ def test_updates_can_be_traced(make, reference, settings):
     p = ndl.Tensor(theta)
     opt = make([p], **settings)
     run(opt, p, [theta])
-    h = opt._hyperparameters(opt.groups[0], 2)
+    h = opt._hyperparameters(opt.groups[0])
     state = [getattr(opt, name)[p].cached_data for name in opt.state_in_use(h)]
     results = abstract_result(lambda *arrays: opt.update(*arrays[:2], h, *arrays[2:]), [theta, theta, *state])
     assert [(one.shape, str(one.dtype)) for one in results] == [((3, 4), "float32")] * (1 + len(state))

@@ -17,12 +17,13 @@ LAYERS = [
     {"cli"},
     {"models", "train"},
     {"nn", "optim", "init", "data", "differentiate", "gradcheck", "gradient_accumulation"},
+    {"jit"},
     {"ops"},
     {"autograd"},
     {"tensor_operators"},
     {"device"},
     {"compiler"},
-    {"dtype", "errors"},
+    {"dtype", "errors", "tracing"},
 ]
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 MODULES = sorted(path for path in SOURCE.rglob("*.py") if path != SOURCE / "__init__.py")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,41 +11,76 @@ from numpy.typing import NDArray
 
 from needle.compiler.graph import Graph
 from needle.compiler.host import host
+from needle.compiler.in_place import overwrite_inputs
 from needle.compiler.native import compile_object, load_object
 from needle.compiler.program import render_program
 from needle.compiler.runtime import run_program
 from needle.compiler.schedule import schedule
 from needle.compiler.simplify import simplify
 
-__all__ = ["Executable", "compile_graph"]
+__all__ = ["Executable", "address_of", "compile_graph"]
 
 
 class Executable:
-    """A compiled graph: call it with arrays for the graph's inputs, and get new arrays for its outputs."""
+    """A compiled graph.
 
-    def __init__(self, graph: Graph) -> None:
+    Args:
+        graph: what to compute.
+        may_overwrite: for the number of an output, the number of an input that its values may be written over.
+
+    Attributes:
+        overwrites: those of `may_overwrite` that came about: the output lies where the input lay.
+        input_count: how many arrays the program is given.
+        output_start: where the outputs' addresses begin among those of all arrays.
+    """
+
+    def __init__(self, graph: Graph, may_overwrite: Mapping[int, int] | None = None) -> None:
         self.graph = graph
         self.simplified = simplify(graph)
-        self.program = schedule(self.simplified)
+        program = schedule(self.simplified)
+        self.program, self.overwrites = overwrite_inputs(program, may_overwrite or {})
         self.module = render_program(self.program, host())
-        address, self._code = load_object(compile_object(self.module.text), "program")
-        self._address = address
+        self._address, self._code = load_object(compile_object(self.module.text), "program")
         self._constants = [np.ascontiguousarray(value) for _, value in self.program.constants]
         self._arenas: list[NDArray[np.uint8]] = []
         self._lock = threading.Lock()
+        self.input_count = len(self.program.inputs)
+        self.output_start = self.input_count + len(self._constants)
 
     def __call__(self, arrays: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:
-        """Run the program. The outputs are new arrays that nothing else refers to."""
+        """Run the program on arrays. The outputs are new arrays that nothing else refers to."""
         given = [np.ascontiguousarray(array) for array in arrays]
-        outputs = [np.empty(buffer.shape, buffer.dtype) for buffer, _ in self.program.outputs]
-        everything = [*given, *self._constants, *outputs]
-        addresses = np.array([array.ctypes.data for array in everything], dtype=np.uintp)
+        for overwritten in self.overwrites.values():
+            given[overwritten] = given[overwritten].copy()
+        outputs = self.new_outputs()
+        for output, overwritten in self.overwrites.items():
+            outputs[output] = given[overwritten].reshape(outputs[output].shape)
+        addresses = self.new_addresses()
+        for number, array in enumerate(given):
+            addresses[number] = address_of(array)
+        for number, array in enumerate(outputs, self.output_start):
+            addresses[number] = address_of(array)
+        self.run(addresses)
+        return outputs
+
+    def new_outputs(self) -> list[NDArray[Any]]:
+        """Make arrays for the outputs, their values not set."""
+        return [np.empty(shape, buffer.dtype) for buffer, shape in self.program.outputs]
+
+    def new_addresses(self) -> NDArray[np.uintp]:
+        """Make the list of all arrays' addresses, those of the program's own constants filled in."""
+        addresses = np.zeros(self.output_start + len(self.program.outputs), dtype=np.uintp)
+        for number, array in enumerate(self._constants, self.input_count):
+            addresses[number] = address_of(array)
+        return addresses
+
+    def run(self, addresses: NDArray[np.uintp]) -> None:
+        """Run the program on arrays at these addresses: inputs, constants, outputs. They are without gaps."""
         arena = self._borrow_arena()
         try:
             run_program(self._address, addresses, arena, self.module.parallel)
         finally:
             self._arenas.append(arena)
-        return [array.reshape(shape) for array, (_, shape) in zip(outputs, self.program.outputs, strict=True)]
 
     def _borrow_arena(self) -> NDArray[np.uint8]:
         """Return memory that no other call is using."""
@@ -56,6 +91,12 @@ class Executable:
         memory = np.empty(size, dtype=np.uint8)
         start = -memory.ctypes.data % 64
         return memory[start:]
+
+
+def address_of(array: NDArray[Any]) -> int:
+    """Return where an array's first element lies."""
+    address: int = array.__array_interface__["data"][0]
+    return address
 
 
 def compile_graph(graph: Graph) -> Executable:

@@ -18,7 +18,9 @@ from needle.dtype import bfloat16
 
 __all__ = ["SSA", "Function", "constant", "llvm_type", "memory_type"]
 
-_TYPES = {"float16": "half", "float32": "float", "float64": "double", "bfloat16": "bfloat", "bool": "i1"}
+# A bfloat16 is kept as its bits: few processors compute with it, and where one does not, LLVM calls functions that are
+# not there.
+_TYPES = {"float16": "half", "float32": "float", "float64": "double", "bfloat16": "i16", "bool": "i1"}
 
 
 def llvm_type(dtype: np.dtype[Any]) -> str:
@@ -39,7 +41,7 @@ def constant(value: Any, dtype: np.dtype[Any]) -> str:
         return str(int(value))
     if dtype in (np.dtype(np.float16), bfloat16):
         bits = np.asarray(value, dtype).view(np.uint16).item()
-        return f"0x{'H' if dtype == np.float16 else 'R'}{bits:04X}"
+        return f"0xH{bits:04X}" if dtype == np.float16 else str(bits)
     (bits,) = struct.unpack("<Q", struct.pack("<d", float(np.asarray(value, dtype))))
     return f"0x{bits:016X}"
 
@@ -175,4 +177,4 @@ def mangled(type_: str) -> str:
     if type_.startswith("<"):
         count, element = type_.strip("<>").split(" x ")
         return f"v{count}{mangled(element)}"
-    return {"float": "f32", "double": "f64", "half": "f16", "bfloat": "bf16"}.get(type_, type_)
+    return {"float": "f32", "double": "f64", "half": "f16"}.get(type_, type_)

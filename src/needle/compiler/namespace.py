@@ -10,6 +10,7 @@ import builtins
 import math
 import sys
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ import numpy as np
 from needle.compiler import trace
 from needle.compiler.graph import Node, constant_node
 from needle.compiler.primitives import UFUNC_OF
-from needle.errors import TraceError
+from needle.errors import AxisError, TraceError
 
 # The array API's names where NumPy's functions have another.
 _UFUNC_ALIASES = {"abs": "absolute", "pow": "power", "atan": "arctan", "atan2": "arctan2", "round": "rint"}
@@ -388,7 +389,7 @@ def scatter_add(shape: Sequence[int], index: Any, values: Any) -> trace.TracedAr
 
 def take_by_index(x: trace.TracedArray, index: Any) -> trace.TracedArray:
     """Answer `x[index]` as NumPy does."""
-    parts = _full_index(x, index)
+    x, parts = _without_flags(x, _full_index(x, index))
     if not builtins.any(_is_array(part) for part in parts):
         return _basic(x, parts)
     # Beside index arrays, a lone integer is an index array of no axes.
@@ -399,6 +400,19 @@ def take_by_index(x: trace.TracedArray, index: Any) -> trace.TracedArray:
     adjacent = places == list(range(places[0], places[-1] + 1))
     chosen, block = _advanced(sliced, places, arrays)
     return moveaxis_block(chosen, block, places[0]) if adjacent else chosen
+
+
+def _without_flags(x: trace.TracedArray, parts: Sequence[Any]) -> tuple[trace.TracedArray, list[Any]]:
+    """Write True and False in an index as what they are to NumPy: a new axis of which one or no element is chosen."""
+    found: list[Any] = []
+    axis = 0
+    for part in parts:
+        is_flag = isinstance(part, (bool, np.bool_))
+        if is_flag:
+            x = expand_dims(x, axis)
+        found.append(np.arange(int(part)) if is_flag else part)
+        axis += part is not None
+    return x, found
 
 
 def _is_array(part: Any) -> bool:
@@ -416,8 +430,9 @@ def _full_index(x: trace.TracedArray, index: Any) -> list[Any]:
         elif isinstance(part, list):
             parts.append(np.asarray(part))
         else:
-            parts.append(int(part) if isinstance(part, (int, np.integer)) else part)
-    used = builtins.sum(part is not None and part is not Ellipsis for part in parts)
+            is_place = isinstance(part, (int, np.integer)) and not isinstance(part, bool)
+            parts.append(int(part) if is_place else part)
+    used = builtins.sum(not (part is None or part is Ellipsis or isinstance(part, (bool, np.bool_))) for part in parts)
     rest = [slice(None)] * (x.ndim - used)
     if used > x.ndim:
         raise IndexError(f"too many indices: {used} for {x.ndim} axes")
@@ -481,10 +496,16 @@ def _advanced(x: trace.TracedArray, places: Sequence[int], arrays: Sequence[Any]
 def _wrapped(indices: Any, length: int) -> Any:
     """Count negative indices from the end, and check those that are known."""
     if isinstance(indices, trace.TracedArray):
+        indices.check_when_run(partial(_check_bounds, length=length))
         return where(indices < 0, indices + length, indices)
-    if indices.size and not (-length <= indices.min() and indices.max() < length):
-        raise IndexError(f"an index is out of bounds for an axis of size {length}")
+    _check_bounds(indices, length)
     return np.where(indices < 0, indices + length, indices)
+
+
+def _check_bounds(indices: Any, length: int) -> None:
+    if indices.size and not (-length <= indices.min() and indices.max() < length):
+        wrong = indices[(indices < -length) | (indices >= length)].flat[0]
+        raise AxisError(f"index {wrong} is out of bounds for an axis of size {length}")
 
 
 def _gather(x: trace.TracedArray, indices: Node) -> trace.TracedArray:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import threading
-from functools import cache
 from typing import Any
 
 import llvmlite.binding as llvm
@@ -77,9 +76,17 @@ class _ThreadsCode:
         self.serve = ctypes.CFUNCTYPE(word, pointer, word, word)(serve_address)
 
 
-@cache
+_known_threads_code: _ThreadsCode | None = None
+
+
 def _threads_code() -> _ThreadsCode:
-    return _ThreadsCode()
+    """Return the one instance there is: a second one, made by another thread, would be let go of while it runs."""
+    global _known_threads_code  # noqa: PLW0603  one a process
+    if _known_threads_code is None:
+        with _lock:
+            if _known_threads_code is None:
+                _known_threads_code = _ThreadsCode()
+    return _known_threads_code
 
 
 # About a millisecond of waiting on today's processors.

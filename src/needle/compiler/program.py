@@ -18,6 +18,7 @@ from needle.compiler.loops import Buffer, Kernel
 from needle.compiler.math import math_functions
 from needle.compiler.memory import Arena, plan_memory
 from needle.compiler.render import RenderedKernel, render_kernel
+from needle.compiler.rounds import Turn, make_rounds
 from needle.compiler.schedule import Program
 
 __all__ = ["Module", "render_program"]
@@ -49,9 +50,11 @@ def render_program(program: Program, host: Host) -> Module:
         *(buffer for buffer, _ in program.constants),
         *(buffer for buffer, _ in program.outputs),
     ]
-    own = [[buffer for buffer in phase.buffers if buffer not in set(outside)] for phase in phases]
+    rounds = make_rounds(phases)
+    known = set(outside)
+    own = [[buffer for turn in turns for buffer in turn.phase.buffers if buffer not in known] for turns in rounds]
     arena = plan_memory(own)
-    main = _render_main(phases, outside, arena)
+    main = _render_main(rounds, outside, arena)
     functions = [phase.function for phase in phases]
     declarations = set().union(main.declarations, *(function.declarations for function in functions))
     text = "\n\n".join(
@@ -63,10 +66,10 @@ def render_program(program: Program, host: Host) -> Module:
             f'attributes #0 = {{ {host.attributes} "target-features"="{host.features}" }}',
         ]
     )
-    return Module(text, arena, any(phase.shared and phase.parts > 1 for phase in phases))
+    return Module(text, arena, not all(phase.is_alone for phase in phases))
 
 
-def _render_main(phases: Sequence[RenderedKernel], outside: Sequence[Buffer], arena: Arena) -> Function:
+def _render_main(rounds: Sequence[Sequence[Turn]], outside: Sequence[Buffer], arena: Arena) -> Function:
     parameters = ["ptr %arrays", "ptr %arena", "i64 %thread", "i64 %threads", "ptr %meeting"]
     main = Function("program", parameters, "nounwind #0", linkage="")
     pointers: dict[Buffer, SSA] = {}
@@ -75,20 +78,24 @@ def _render_main(phases: Sequence[RenderedKernel], outside: Sequence[Buffer], ar
         pointers[buffer] = main.load("ptr", slot, 8)
     for buffer, offset in arena.offsets.items():
         pointers[buffer] = main.address("%arena", "i8", main.integer(offset))
-    is_first = main.compare("eq", SSA("%thread", "i64"), main.integer(0))
-    for number, phase in enumerate(phases):
-        alone = not phase.shared or phase.parts == 1
-        arguments = ", ".join(str(pointers[buffer]) for buffer in phase.buffers)
-        if alone:
-            with main.when(is_first):
-                main.do(f"call void @{phase.function.name}({arguments}, i64 0, i64 {phase.parts})")
-        else:
-            begin, end = (_share(main, phase.parts, one) for one in ("%thread", _next_thread(main)))
-            main.do(f"call void @{phase.function.name}({arguments}, {begin}, {end})")
-        following = phases[number + 1] if number + 1 < len(phases) else None
-        if following is not None and not (alone and (not following.shared or following.parts == 1)):
+    for number, turns in enumerate(rounds):
+        if number:
             main.do("call void @barrier(ptr %meeting, i64 %threads)")
+        for turn in turns:
+            _render_turn(main, turn, ", ".join(str(pointers[buffer]) for buffer in turn.phase.buffers))
     return main
+
+
+def _render_turn(main: Function, turn: Turn, arguments: str) -> None:
+    """Call a phase: its owner for all of it, or each thread for its share."""
+    phase = turn.phase
+    if turn.owner is None:
+        begin, end = (_share(main, phase.parts, one) for one in ("%thread", _next_thread(main)))
+        main.do(f"call void @{phase.function.name}({arguments}, {begin}, {end})")
+        return
+    owner = main.emit("i64", f"urem i64 {turn.owner}, %threads")
+    with main.when(main.compare("eq", SSA("%thread", "i64"), owner)):
+        main.do(f"call void @{phase.function.name}({arguments}, i64 0, i64 {phase.parts})")
 
 
 def _next_thread(main: Function) -> str:

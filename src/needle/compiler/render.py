@@ -46,12 +46,26 @@ _WORTH_SHARING = 20_000
 
 @dataclass(frozen=True, slots=True)
 class RenderedKernel:
-    """A kernel's function, the buffers it takes, into how many parts it falls, and whether threads share them."""
+    """A kernel's function, the buffers it takes, into how many parts it falls, and whether threads share them.
+
+    The first `written` of the buffers are written to; all of them where that is None.
+    """
 
     function: Function
     buffers: tuple[Buffer, ...]
     parts: int
     shared: bool
+    written: int | None = None
+
+    @property
+    def writes(self) -> tuple[Buffer, ...]:
+        """The buffers that are written to."""
+        return self.buffers[: self.written]
+
+    @property
+    def is_alone(self) -> bool:
+        """Whether one thread does it."""
+        return not self.shared or self.parts == 1
 
 
 def render_kernel(kernel: Kernel) -> RenderedKernel:
@@ -64,7 +78,7 @@ def render_kernel(kernel: Kernel) -> RenderedKernel:
     renderer = _Renderer(kernel, function, pointers)
     parts = renderer.render()
     work = np.prod(kernel.shape, dtype=float) * sum(_cost(stage) for stage in kernel.stages)
-    return RenderedKernel(function, buffers, parts, bool(work >= _WORTH_SHARING))
+    return RenderedKernel(function, buffers, parts, bool(work >= _WORTH_SHARING), len(kernel.writes()))
 
 
 def _cost(stage: Stage) -> int:
@@ -243,9 +257,10 @@ class _Renderer:
             first_nan = self.f.binary("and", self.f.compare("uno", value, value), self.f.compare("ord", best, best))
             wins = self.f.binary("or", wins, first_nan)
         self.f.store(self.f.select(wins, value, best), slot[0], 1)
-        (axis,) = self.kernel.reduced
-        where = self.f.load("i64", slot[1], 8)
-        self.f.store(self.f.select(wins, self.axes[axis], where), slot[1], 8)
+        if self.kernel.reduced:  # an axis of one element is gone by now, and 0 is the place in it
+            (axis,) = self.kernel.reduced
+            where = self.f.load("i64", slot[1], 8)
+            self.f.store(self.f.select(wins, self.axes[axis], where), slot[1], 8)
 
     def _scatter(self, stage: Scatter, value: SSA) -> None:
         index = self._clamped(self._value(stage.index), stage.index.dtype, stage.last)

@@ -13,6 +13,7 @@ import numpy as np
 
 from needle.compiler.ir import SSA, Function, constant, llvm_type
 from needle.compiler.math import FUNCTIONS
+from needle.dtype import bfloat16
 from needle.errors import CompileError
 
 __all__ = ["emit_call", "emit_combine", "reduction_start"]
@@ -36,6 +37,7 @@ _FLOAT_INTRINSICS = {
     "rint": "rint",
     "trunc": "trunc",
 }
+_SINGLE = np.dtype(np.float32)
 _LOGICAL = {"logical_and": "and", "logical_or": "or", "logical_xor": "xor"}
 
 
@@ -54,6 +56,10 @@ def emit_call(f: Function, name: str, arguments: list[SSA], kinds: list[np.dtype
         return emit_cast(f, arguments[0], kinds[0], result)
     if name == "where":
         return f.select(*arguments)
+    if bfloat16 in kinds:
+        wide = [emit_cast(f, one, kind, _SINGLE) for one, kind in zip(arguments, kinds, strict=True)]
+        found = emit_call(f, name, wide, [_SINGLE] * len(wide), _SINGLE if result == bfloat16 else result)
+        return emit_cast(f, found, _SINGLE, result) if result == bfloat16 else found
     emitter = _emit_float if is_float(kinds[0]) else _emit_integer
     emitted = _emit_any(f, name, arguments, kinds[0]) or emitter(f, name, arguments, kinds[0])
     if emitted is None:
@@ -204,6 +210,10 @@ def _emit_integer_division(f: Function, name: str, arguments: list[SSA], kind: n
 def emit_cast(f: Function, a: SSA, kind: np.dtype[Any], result: np.dtype[Any]) -> SSA:
     """Emit a conversion between dtypes."""
     source, target = llvm_type(kind), llvm_type(result)
+    if kind == result:
+        return a
+    if bfloat16 in (kind, result):
+        return _emit_bfloat16_cast(f, a, kind, result)
     if source == target:
         return a
     if result.kind == "b":
@@ -220,12 +230,26 @@ def emit_cast(f: Function, a: SSA, kind: np.dtype[Any], result: np.dtype[Any]) -
     return f.emit(target, f"{'sext' if kind.kind == 'i' else 'zext'} {a} to {target}")
 
 
+def _emit_bfloat16_cast(f: Function, a: SSA, kind: np.dtype[Any], result: np.dtype[Any]) -> SSA:
+    """Emit a conversion from or to bfloat16, which is the upper half of a float32."""
+    if kind == bfloat16:
+        wide = f.emit("i32", f"zext {a} to i32")
+        single = f.emit("float", f"bitcast {f.binary('shl', wide, SSA('16', 'i32'))} to float")
+        return emit_cast(f, single, _SINGLE, result)
+    single = emit_cast(f, a, kind, _SINGLE)
+    bits = f.emit("i32", f"bitcast {single} to i32")
+    # To the nearest, and of two that are as near to the even one. A NaN must not become infinite by it.
+    odd = f.binary("and", f.binary("lshr", bits, SSA("16", "i32")), SSA("1", "i32"))
+    nearest = f.binary("add", bits, f.binary("add", odd, SSA("32767", "i32")))
+    quiet = f.binary("or", bits, SSA("4194304", "i32"))
+    chosen = f.select(f.compare("uno", single, single), quiet, nearest)
+    return f.emit("i16", f"trunc {f.binary('lshr', chosen, SSA('16', 'i32'))} to i16")
+
+
 def _emit_float_cast(f: Function, a: SSA, kind: np.dtype[Any], result: np.dtype[Any]) -> SSA:
-    source, target = llvm_type(kind), llvm_type(result)
-    if kind.itemsize == result.itemsize:
-        wide = f.emit("float", f"fpext {a} to float")
-        return f.emit(target, f"fptrunc {wide} to {target}")
-    assert source != target
+    target = llvm_type(result)
+    if kind.itemsize == 8 and result.itemsize == 2:  # no processor's instruction, but a call where there is none
+        a = f.emit("float", f"fptrunc {a} to float")
     return f.emit(target, f"{'fpext' if kind.itemsize < result.itemsize else 'fptrunc'} {a} to {target}")
 
 
@@ -238,7 +262,7 @@ def _emit_float_to_integer(f: Function, a: SSA, kind: np.dtype[Any], result: np.
 
 
 def _mangled(kind: np.dtype[Any]) -> str:
-    return {"float16": "f16", "bfloat16": "bf16", "float32": "f32", "float64": "f64"}[str(kind)]
+    return {"float16": "f16", "float32": "f32", "float64": "f64"}[str(kind)]
 
 
 # ---------------------------------------------------------------------------------------------- reductions
@@ -259,7 +283,7 @@ def reduction_start(function: str, dtype: np.dtype[Any]) -> str:
 
 def emit_combine(f: Function, function: str, so_far: SSA, value: SSA, dtype: np.dtype[Any]) -> SSA:
     """Emit one step of a reduction. Sums and products may be done in any order, which is fixed when compiling."""
-    if is_float(dtype) and function in ("reduce_sum", "reduce_prod"):
+    if dtype != bfloat16 and is_float(dtype) and function in ("reduce_sum", "reduce_prod"):
         return f.binary("fadd reassoc" if function == "reduce_sum" else "fmul reassoc", so_far, value)
     name = {"reduce_sum": "add", "reduce_prod": "multiply", "reduce_max": "maximum", "reduce_min": "minimum"}[function]
     return emit_call(f, name, [so_far, value], [dtype, dtype], dtype)

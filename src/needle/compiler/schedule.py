@@ -139,7 +139,7 @@ def _choose_buffers(graph: Graph) -> set[Node]:
     cost: dict[Node, int] = {}
     for node in nodes:
         stored = node in chosen or node.primitive in _REDUCTIONS | _ALONE | {"matmul", "gather"}
-        stored = stored or (node.primitive == "constant" and math.prod(node.shape) > 1)
+        stored = stored or (node.primitive == "constant" and math.prod(node.shape) != 1)
         elementwise = node.primitive in UFUNC_OF or node.primitive in ("where", "cast")
         cost[node] = sum(cost[one] for one in node.inputs) + elementwise * _weight(node.primitive)
         repeated = elementwise and uses[node] > 1 and cost[node] > _CHEAP
@@ -522,8 +522,16 @@ class _Scheduler:
     # -- the end
 
     def _finished_steps(self) -> list[Step]:
-        """Return the steps in an order in which each comes after those that it depends on."""
-        order = sorted(self.steps, key=lambda number: (len(self.ancestors[number]), number))
+        """Return the steps in an order in which each comes after those that it depends on.
+
+        Those that nothing depends on come last: what they replace may then lie where the old values lay, which all
+        others have read.
+        """
+        followed = set().union(*self.ancestors)
+        depth: dict[int, int] = {}
+        for number in sorted(self.steps, key=lambda number: len(self.ancestors[number])):
+            depth[number] = 1 + max((depth[other] for other in self.ancestors[number]), default=0)
+        order = sorted(self.steps, key=lambda number: (number not in followed, depth[number], number))
         finished: list[Step] = []
         for number in order:
             step = self.steps[number]

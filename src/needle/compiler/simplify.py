@@ -168,6 +168,10 @@ def _square_instead_of_power(node: Node) -> Node | None:
     return make_node("multiply", (node.inputs[0], node.inputs[0]), node.source)
 
 
+def _drop_reduction_over_nothing(node: Node) -> Node | None:
+    return node.inputs[0] if node.params.get("axes") == () and node.primitive.startswith("reduce_") else None
+
+
 def _drop_cast_to_own_dtype(node: Node) -> Node | None:
     return node.inputs[0] if node.primitive == "cast" and node.inputs[0].dtype == node.dtype else None
 
@@ -177,6 +181,7 @@ _ELEMENTWISE = frozenset(name for name, ufunc in vars(np).items() if isinstance(
 
 _RULES: tuple[Callable[[Node], Node | None], ...] = (
     _drop_cast_to_own_dtype,
+    _drop_reduction_over_nothing,
     _drop_movement_that_moves_nothing,
     _join_movements,
     _drop_neutral_numbers,

@@ -18,6 +18,7 @@ from typing import Any, ClassVar, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
+from needle import tracing
 from needle.compiler.graph import Node, Source, constant_node, make_node
 from needle.compiler.primitives import UFUNC_OF
 from needle.errors import TraceError
@@ -30,7 +31,7 @@ _PACKAGE = str(Path(__file__).resolve().parents[1])
 class TracedArray:
     """An array that is not there yet: a shape, a dtype, and the node that will compute it."""
 
-    __slots__ = ("node",)
+    __slots__ = ("__weakref__", "node")
 
     # The module of functions for traced arrays, which is built on this class and puts itself here.
     namespace: ClassVar[Any]
@@ -202,6 +203,12 @@ class TracedArray:
     def __getitem__(self, index: Any) -> TracedArray:
         return self.namespace.take_by_index(self, index)
 
+    def check_when_run(self, check: Callable[[NDArray[Any]], None]) -> None:
+        """Have `check` look at the values in each run; it raises where they are wrong."""
+        current = tracing.recorder()
+        if current is not None:
+            current.check(self, check)
+
     # --------------------------------------------------------------------- what needs the values: not while tracing
 
     def __len__(self) -> int:
@@ -226,6 +233,10 @@ class TracedArray:
 
     def __array__(self, *_: Any, **__: Any) -> NoReturn:
         raise trace_error("the values as a NumPy array", "return the Tensor from the function and convert it outside")
+
+    def get(self) -> NoReturn:
+        """Refuse to give the values to the host."""
+        self.__array__()
 
     def item(self) -> NoReturn:
         """Refuse: there is no value yet."""
@@ -263,6 +274,8 @@ def node_dtype(value: Any) -> Any:
         return np.dtype(bool)
     if type(value) in (int, float):
         return type(value)
+    if isinstance(value, tracing.HostNumber):
+        return type(value.value)
     if hasattr(value, "dtype"):
         return value.dtype
     raise TraceError(f"a traced array does not combine with {type(value).__name__}")
@@ -270,6 +283,8 @@ def node_dtype(value: Any) -> Any:
 
 def as_node(value: Any, dtype: np.dtype[Any] | None = None) -> Node:
     """Return the node of an operand: a traced array's own, or a constant; cast to `dtype` where given."""
+    if isinstance(value, tracing.HostNumber):
+        return value.owner.number_node(value, np.asarray(value.value, dtype=dtype).dtype)
     node = value.node if isinstance(value, TracedArray) else constant_node(np.asarray(value, dtype=dtype))
     if dtype is None or node.dtype == dtype:
         return node
@@ -291,9 +306,15 @@ def apply_ufunc(ufunc: np.ufunc, *operands: Any) -> TracedArray:
         raise trace_error(f"np.{ufunc.__name__}", "write it with the functions of needle.ops")
     dtypes = tuple(map(node_dtype, operands))
     loop = ufunc.resolve_dtypes((*dtypes, *[None] * ufunc.nout))
-    shape = np.broadcast_shapes(*(np.shape(one) if not isinstance(one, TracedArray) else one.shape for one in operands))
+    shape = np.broadcast_shapes(*map(_shape, operands))
     nodes = [as_node(one, dtype) for one, dtype in zip(operands, loop, strict=False)]
     return traced(ufunc.__name__, *(broadcast_node(node, shape) for node in nodes))
+
+
+def _shape(operand: Any) -> tuple[int, ...]:
+    if isinstance(operand, tracing.HostNumber):
+        return ()
+    return operand.shape if isinstance(operand, TracedArray) else np.shape(operand)
 
 
 def concrete(value: Any, what: str) -> NDArray[Any]:

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from needle.compiler import TracedArray
 from needle.device import random
 from needle.device.device import Array, Device
 
@@ -16,7 +17,8 @@ class CPUDevice(Device):
     """The host's processor; its arrays are `numpy.ndarray`."""
 
     name = "cpu"
-    array_type = np.ndarray
+    # What is traced will be computed here.
+    array_type = (np.ndarray, TracedArray)
 
     @property
     def array_namespace(self) -> Any:

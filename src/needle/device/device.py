@@ -29,7 +29,7 @@ class Device:
     """
 
     name: ClassVar[str]
-    array_type: ClassVar[type]
+    array_type: ClassVar[type | tuple[type, ...]]
     _known: ClassVar[list[Device]] = []
 
     @property

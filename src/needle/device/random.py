@@ -9,10 +9,13 @@ Reference: J. Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", 2011
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from needle import tracing
 
 __all__ = ["get_state", "permutation", "rand", "randint", "randn", "seed", "set_state"]
 
@@ -38,9 +41,18 @@ def seed(n: int | None) -> None:
 
 def rand(*shape: int) -> NDArray[np.float64]:
     """Draw `shape` float64 numbers from U[0, 1)."""
-    if _philox is None:
-        return np.asarray(np.random.rand(*shape))
-    return np.asarray(_philox.random(shape))
+    return _draw(shape, np.float64, lambda: _rand(*shape))
+
+
+def _draw(shape: Sequence[int], dtype: Any, make: Callable[[], Any]) -> NDArray[Any]:
+    """Draw now, or where a function is traced, in each of its calls."""
+    recorder = tracing.recorder()
+    drawn: NDArray[Any] = np.asarray(make()) if recorder is None else recorder.draw(shape, dtype, make)
+    return drawn
+
+
+def _rand(*shape: int) -> Any:
+    return np.random.rand(*shape) if _philox is None else _philox.random(shape)
 
 
 def randn(*shape: int) -> NDArray[np.float64]:
@@ -49,24 +61,31 @@ def randn(*shape: int) -> NDArray[np.float64]:
     After `seed(n)` each number is made from two uniform ones by the Box-Muller transform, so that every device can
     make any one of them without making those before it: z = √(−2 ln(1 − u₁)) · cos(2π u₂), all u₁ drawn first.
     """
+    return _draw(shape, np.float64, lambda: _randn(*shape))
+
+
+def _randn(*shape: int) -> Any:
     if _philox is None:
-        return np.asarray(np.random.randn(*shape))
+        return np.random.randn(*shape)
     radius = np.sqrt(-2.0 * np.log1p(-_philox.random(shape)))
-    return np.asarray(radius * np.cos(2.0 * np.pi * _philox.random(shape)))
+    return radius * np.cos(2.0 * np.pi * _philox.random(shape))
 
 
 def randint(low: int, high: int, size: int | tuple[int, ...]) -> NDArray[np.int64]:
     """Draw integers from low to high − 1, each as likely."""
+    shape = (size,) if isinstance(size, int) else tuple(size)
+    return _draw(shape, np.int64, lambda: _randint(low, high, size))
+
+
+def _randint(low: int, high: int, size: int | tuple[int, ...]) -> Any:
     if _philox is None:
-        return np.asarray(np.random.randint(low=low, high=high, size=size))
-    return np.asarray(_philox.integers(low, high, size=size))
+        return np.random.randint(low=low, high=high, size=size)
+    return _philox.integers(low, high, size=size)
 
 
 def permutation(n: int) -> NDArray[np.int64]:
     """Draw an order of 0 … n − 1, each as likely."""
-    if _philox is None:
-        return np.asarray(np.random.permutation(n))
-    return np.asarray(_philox.permutation(n))
+    return _draw((n,), np.int64, lambda: np.random.permutation(n) if _philox is None else _philox.permutation(n))
 
 
 def get_state() -> dict[str, Any]:

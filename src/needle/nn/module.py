@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 from numpy.typing import DTypeLike, NDArray
 
+from needle import tracing
 from needle.device import Device
 from needle.dtype import as_dtype, is_floating
 from needle.errors import DeviceError, DTypeError, NeedleError
@@ -65,11 +66,21 @@ class Module:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Compute `forward`; an error on the way out is told the path of the module that it arose in."""
+        if tracing.active and (recorder := tracing.recorder()) is not None:
+            recorder.module(self)
         try:
             return self.forward(*args, **kwargs)
         except NeedleError as error:
             self._add_path(error)
             raise
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        object.__setattr__(self, name, value)
+        tracing.note_change()
+
+    def __delattr__(self, name: str) -> None:
+        object.__delattr__(self, name)
+        tracing.note_change()
 
     def _add_path(self, error: NeedleError) -> None:
         """Note where in this module's tree an error arose: the innermost module is set by itself, the path by each."""

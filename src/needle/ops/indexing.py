@@ -6,14 +6,16 @@ often as it was chosen. And the gradient of that is choosing again.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
 
+from needle import tracing
 from needle.autograd import Tensor, TensorOp
-from needle.compiler import TracedArray
 from needle.device import Array, array_namespace
-from needle.errors import AxisError, DataError, DTypeError, TraceError
+from needle.dtype import int64
+from needle.errors import AxisError, DataError, DTypeError
 
 __all__ = ["GetItem", "OneHot", "ScatterAdd", "Tril", "Triu", "getitem", "one_hot", "tril", "triu"]
 
@@ -24,8 +26,25 @@ def as_class_indices(labels: Array, num_classes: int) -> Array:
     Raises:
         DataError: a label is no whole number from 0 to num_classes − 1.
     """
+    if hasattr(labels, "check_when_run"):  # a traced array, whose values come later
+        labels.check_when_run(partial(check_class_labels, num_classes=num_classes))
+    else:
+        check_class_labels(labels, num_classes)
+    return labels if labels.dtype.kind in "iu" else array_namespace(labels).astype(labels, int64)
+
+
+def check_class_labels(labels: Array, num_classes: int) -> None:
+    """Check that labels are whole numbers from 0 to num_classes − 1.
+
+    Raises:
+        DataError: one is not.
+    """
+    if not labels.size:
+        return
     xp = array_namespace(labels)
     is_integer = labels.dtype.kind in "iu"
+    if is_integer and labels.min() >= 0 and labels.max() < num_classes:
+        return
     indices = labels if is_integer else xp.astype(xp.where(xp.isfinite(labels), labels, -1), xp.int64)
     wrong = (indices < 0) | (indices >= num_classes) | (indices != labels)
     if xp.any(wrong):
@@ -33,7 +52,6 @@ def as_class_indices(labels: Array, num_classes: int) -> Array:
         position = tuple(map(int, np.unravel_index(first, labels.shape)))
         value = xp.reshape(labels, (-1,))[first].item()
         raise DataError(f"labels are whole numbers from 0 to {num_classes - 1}, got {value} at position {position}")
-    return indices
 
 
 class GetItem(TensorOp):
@@ -46,7 +64,6 @@ class GetItem(TensorOp):
         self.index = _as_raw_index(index)
 
     def compute(self, a: Array) -> Array:
-        _check_traceable(a, self.index)
         try:
             return a[self.index]
         except IndexError as error:
@@ -99,7 +116,7 @@ def _as_raw_index(index: Any) -> Any:
     elif isinstance(index, np.integer):
         index = int(index)
     elif isinstance(index, np.ndarray):
-        index = index.copy()  # the gradient needs it as it is now
+        index = _kept(index)
     if isinstance(index, list):
         index = _array_of_list(index)
     if index is None or index is Ellipsis or isinstance(index, (slice, int, np.bool_)):
@@ -110,19 +127,23 @@ def _as_raw_index(index: Any) -> Any:
     raise DTypeError(f"getitem: an index is made of integers, slices, None, Ellipsis, masks and arrays, not {what}")
 
 
+def _kept(index: Any) -> Any:
+    """Return an index array as it is now, for the gradient; in a trace, as it is in each call."""
+    recorder = tracing.recorder()
+    if recorder is None:
+        return index.copy()
+    if index.dtype.kind != "b":
+        return recorder.array(index)
+    recorder.guard(index.tobytes, "a mask")  # how many elements it chooses is part of the program
+    return index.copy()
+
+
 def _array_of_list(index: list[Any]) -> Any:
     try:
         array = np.asarray(index)
         return array if array.size else array.astype(np.int64)
     except ValueError:
         raise DTypeError("getitem: a list in an index is no array: its rows differ in length") from None
-
-
-def _check_traceable(a: Array, index: Any) -> None:
-    """Refuse what traced arrays take for something else: True and False, which NumPy makes a new axis of."""
-    parts = index if isinstance(index, tuple) else (index,)
-    if type(a) is TracedArray and any(isinstance(part, (bool, np.bool_)) for part in parts):
-        raise TraceError("True or False as an index cannot be traced: use None, or an array of booleans")
 
 
 def _is_basic(index: Any) -> bool:
@@ -142,7 +163,6 @@ class ScatterAdd(TensorOp):
         self.computes_wide = not _is_basic(index)  # many small numbers may be added up
 
     def compute(self, a: Array) -> Array:
-        _check_traceable(a, self.index)
         xp = array_namespace(a)
         if hasattr(xp, "scatter_add"):  # arrays that cannot be changed bring their own
             return xp.scatter_add(self.shape, self.index, a)

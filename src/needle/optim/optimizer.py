@@ -8,6 +8,7 @@ place. It never changes an array that somebody else may hold: parameters are giv
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from types import SimpleNamespace
 from typing import Any, ClassVar, TypeAlias
 
@@ -19,6 +20,7 @@ from needle.dtype import float32, is_narrow
 from needle.errors import DTypeError, ShapeError
 from needle.optim import clipping, groups, state
 from needle.optim.groups import check_setting
+from needle.tracing import guard, host_effect, host_number
 
 __all__ = ["Optimizer", "Parameters", "Rate"]
 
@@ -89,14 +91,17 @@ class Optimizer:
             ShapeError: a gradient or a state has another shape than its parameter. Nothing is changed then.
             DTypeError: a gradient is no Tensor. Nothing is changed then.
         """
-        t = self.t + 1
-        work = [(self._hyperparameters(group, t), self._operands(group)) for group in self.groups]
-        self.t = t
+        guard(lambda: tuple(len(group["params"]) for group in self.groups), "an optimizer's groups")
+        work = [(self._hyperparameters(group), self._operands(group)) for group in self.groups]
+        host_effect(partial(self._count_steps, 1), partial(self._count_steps, -1))
         for h, operands in work:
             names = self.state_in_use(h)
             memories = [getattr(self, name) for name in names]
             for parameter, theta, g in operands:
                 self._step_one(parameter, theta, g, h, memories)
+
+    def _count_steps(self, steps: int) -> None:
+        self.t += steps
 
     def reset_grad(self) -> None:
         """Forget all gradients."""
@@ -192,9 +197,13 @@ class Optimizer:
     def _setting(self, group: Mapping[str, Any], name: str) -> Any:
         return group[name] if name in group else getattr(self, name)
 
-    def _hyperparameters(self, group: dict[str, Any], t: int) -> SimpleNamespace:
-        values = {name: self._setting(group, name) for name in self.setting_names}
-        return SimpleNamespace(**{name: _number(value, t - 1) for name, value in values.items()}, t=t)
+    def _hyperparameters(self, group: dict[str, Any]) -> SimpleNamespace:
+        """Return the settings of this step as numbers, and its number `t`, from 1."""
+        values = {name: host_number(partial(self._number, group, name)) for name in self.setting_names}
+        return SimpleNamespace(**values, t=host_number(lambda: self.t + 1))
+
+    def _number(self, group: dict[str, Any], name: str) -> Any:
+        return _number(self._setting(group, name), self.t)
 
 
 def _number(value: Any, step: int) -> Any:
@@ -219,5 +228,6 @@ def _arrays(parameter: Tensor) -> tuple[Array, Array]:
 def _remembered(memory: dict[Tensor, Tensor], parameter: Tensor, theta: Array) -> Array:
     """Return what is remembered of a parameter: zeros at first."""
     if parameter not in memory:
-        memory[parameter] = Tensor.make_const(array_namespace(theta).zeros_like(theta))
+        # From an array of the device, not made of `theta`: in a trace too, this is state and not a result.
+        memory[parameter] = Tensor.make_const(parameter.device.zeros(*theta.shape, dtype=theta.dtype))
     return memory[parameter].realize_cached_data()

@@ -86,6 +86,7 @@ CASES = [
             [(shape,)],
             dtypes=EVERY,
             exact=True,
+            data_dependent=name == "mask_tensor",
         )
         for shape, indices in (((2, 3), INDICES), ((2, 3, 4), SPREAD))
         for name, index in indices.items()

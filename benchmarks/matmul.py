@@ -1,0 +1,293 @@
+"""Compiled matrix products as a share of the processor's multiply-add limit, beside NumPy and PyTorch in the same run.
+
+    python benchmarks/matmul.py                            # every group, 1 and 2 threads, float32
+    python benchmarks/matmul.py --group square --threads 2 --dtype float64 --output FOLDER
+
+The limit is that of a compiled loop of independent multiply-adds, run on as many threads, timed in every round beside
+the products, so that a machine whose speed changes changes both. A product's program runs many times in native code
+before Python looks at the clock: what a call from Python costs is not in it. Rounds of all contestants alternate and
+medians are shown. Layouts are n and t for each operand: t means that it lies transposed in memory. NumPy uses as many
+threads as its library starts, whatever the column says. With --output the table is written as Markdown and JSON too.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import json
+import statistics
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+
+import numpy as np
+
+from needle.compiler import Graph, input_node
+from needle.compiler.executable import Executable, address_of
+from needle.compiler.graph import make_node
+from needle.compiler.host import host
+from needle.compiler.native import compile_object, load_object
+from needle.compiler.runtime import run_program
+from needle.compiler.thread_count import set_num_threads
+
+LAYOUTS = ("nn", "nt", "tn", "tt")
+SQUARE = [(n, n, n) for n in (256, 512, 1024, 2048)]
+SMALL_STEP = [(100, 784, 100), (100, 100, 50), (100, 50, 100), (100, 100, 10)]
+LARGE_STEP = [(250, 784, 500), (250, 500, 250), (250, 250, 500), (250, 500, 10)]
+# How long one measurement of one contestant takes, in seconds.
+LONG_ENOUGH = 0.004
+PEAK = """
+define void @peak(i64 %count) {attributes} {{
+entry:
+  br label %loop
+loop:
+  %i = phi i64 [ 0, %entry ], [ %next, %loop ]
+  {phis}
+  {steps}
+  %next = add nuw nsw i64 %i, 1
+  %more = icmp slt i64 %next, %count
+  br i1 %more, label %loop, label %done
+done:
+  {uses}
+  ret void
+}}
+declare {vector} @llvm.fma.{mangled}({vector}, {vector}, {vector})
+"""
+# Runs a program again and again, all threads meeting after each time, as the steps of a training loop would.
+REPEAT = """
+define void @repeat(ptr %arrays, ptr %arena, i64 %thread, i64 %threads, ptr %meeting) nounwind {{
+entry:
+  %program = inttoptr i64 {program} to ptr
+  %arrivals = inttoptr i64 {arrivals} to ptr
+  %count_at = inttoptr i64 {count} to ptr
+  %count = load i64, ptr %count_at
+  br label %loop
+loop:
+  %i = phi i64 [ 0, %entry ], [ %next, %met ]
+  call void %program(ptr %arrays, ptr %arena, i64 %thread, i64 %threads, ptr %meeting)
+  %next = add i64 %i, 1
+  %awaited = mul i64 %next, %threads
+  %arrived = atomicrmw add ptr %arrivals, i64 1 acq_rel
+  br label %wait
+wait:
+  %seen = load atomic i64, ptr %arrivals acquire, align 8
+  %all = icmp sge i64 %seen, %awaited
+  {pause}
+  br i1 %all, label %met, label %wait
+met:
+  %more = icmp slt i64 %next, %count
+  br i1 %more, label %loop, label %done
+done:
+  ret void
+}}
+"""
+
+
+class Peak:
+    """A loop of multiply-adds that wait for nothing but themselves."""
+
+    def __init__(self, dtype: str) -> None:
+        here, chains = host(), min(host().vector_registers - 4, 24)
+        bits = np.dtype(dtype).itemsize * 8
+        lanes = here.vector_bytes * 8 // bits
+        vector, mangled = f"<{lanes} x {'float' if bits == 32 else 'double'}>", f"v{lanes}f{bits}"
+        self.flops_each = 2 * lanes * chains
+        phis = [f"%c{i} = phi {vector} [ zeroinitializer, %entry ], [ %d{i}, %loop ]" for i in range(chains)]
+        call = f"call {vector} @llvm.fma.{mangled}"
+        steps = [f"%d{i} = {call}({vector} %c{i}, {vector} %c{i}, {vector} %c{i})" for i in range(chains)]
+        uses = [f'call void asm sideeffect "", "x,~{{memory}}"({vector} %d{i})' for i in range(chains)]
+        text = PEAK.format(
+            attributes=f'{here.attributes} "target-features"="{here.features}"',
+            phis="\n  ".join(phis),
+            steps="\n  ".join(steps),
+            uses="\n  ".join(uses if here.is_x86 else []),
+            vector=vector,
+            mangled=mangled,
+        )
+        address, self.engine = load_object(compile_object(text), "peak")
+        self.function = ctypes.CFUNCTYPE(None, ctypes.c_int64)(address)
+
+    def flops_per_second(self, threads: int) -> float:
+        """Return the rate of all threads together."""
+        count = 60_000
+        workers = [threading.Thread(target=self.function, args=(count * 4,)) for _ in range(threads - 1)]
+        for worker in workers:
+            worker.start()
+        start = time.perf_counter()
+        self.function(count)  # the others run longer, so that they are busy all the while
+        taken = time.perf_counter() - start
+        for worker in workers:
+            worker.join()
+        return self.flops_each * count * threads / taken
+
+
+class Product:
+    """A compiled product that runs many times in native code."""
+
+    def __init__(self, a: np.ndarray, b: np.ndarray, layout: str) -> None:
+        inputs = tuple(input_node(one.shape, one.dtype) for one in (a, b))
+        operands = [
+            make_node("permute", (node,), axes=(1, 0)) if letter == "t" else node
+            for node, letter in zip(inputs, layout, strict=True)
+        ]
+        start = time.perf_counter()
+        self.executable = Executable(Graph(inputs, (make_node("matmul", operands),)))
+        self.compile_seconds = time.perf_counter() - start
+        self.out = self.executable.new_outputs()[0]
+        self.arrays = [a, b, self.out]
+        self.addresses = np.array([address_of(one) for one in self.arrays], dtype=np.uintp)
+        self.arena = np.empty(self.executable.module.arena.size + 64, dtype=np.uint8)
+        self.arena = self.arena[-self.arena.ctypes.data % 64 :]
+        self.settings = np.zeros(32, dtype=np.int64)
+        text = REPEAT.format(
+            program=self.executable._address,
+            arrivals=self.settings.ctypes.data + 128,
+            count=self.settings.ctypes.data,
+            pause=host().pause,
+        )
+        self.repeat, self.engine = load_object(compile_object(text), "repeat")
+
+    def run(self, count: int) -> None:
+        """Compute the product `count` times."""
+        self.settings[:] = 0
+        self.settings[0] = count
+        run_program(self.repeat, self.addresses, self.arena, parallel=True)
+
+
+def numpy_product(a: np.ndarray, b: np.ndarray, out: np.ndarray) -> Callable[[int], None]:
+    def run(count: int) -> None:
+        for _ in range(count):
+            np.matmul(a, b, out=out)
+
+    return run
+
+
+def torch_product(a: np.ndarray, b: np.ndarray, out: np.ndarray, threads: int) -> Callable[[int], None] | None:
+    try:
+        import torch
+    except ImportError:
+        return None
+    x, y, z = map(torch.from_numpy, (a, b, out))
+
+    def run(count: int) -> None:
+        torch.set_num_threads(threads)
+        for _ in range(count):
+            torch.mm(x, y, out=z)
+
+    return run
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """What was measured of one product: GFLOP/s of each contestant, and how much of the limit Needle reached."""
+
+    shape: str
+    layout: str
+    threads: int
+    dtype: str
+    limit: float
+    needle: float
+    share: float
+    numpy: float
+    torch: float | None
+    compile_ms: float
+
+
+def seconds_each(run: Callable[[int], None], count: int) -> float:
+    start = time.perf_counter()
+    run(count)
+    return (time.perf_counter() - start) / count
+
+
+def enough(run: Callable[[int], None]) -> int:
+    """Return how many runs take long enough to be timed."""
+    run(1)
+    return max(1, int(LONG_ENOUGH / min(seconds_each(run, 3) for _ in range(3))))
+
+
+def measure(size: tuple[int, int, int], layout: str, threads: int, dtype: str, rounds: int, peers: bool) -> Row:
+    """Time one product."""
+    m, k, n = size
+    rng = np.random.default_rng(0)
+    stored = [rng.standard_normal(s[:: -1 if letter == "t" else 1]) for s, letter in zip(((m, k), (k, n)), layout)]
+    stored = [one.astype(dtype) for one in stored]
+    a, b = (one.T if letter == "t" else one for one, letter in zip(stored, layout, strict=True))
+    peak, product = Peak(dtype), Product(stored[0], stored[1], layout)
+    set_num_threads(threads)
+    product.run(1)
+    exact = a.astype("float64") @ b.astype("float64")
+    assert np.abs(product.out - exact).max() <= 1e-5 * k, "the product is wrong"
+    runs: dict[str, Callable[[int], None]] = {"needle": product.run}
+    if peers:
+        runs["numpy"] = numpy_product(a, b, np.empty((m, n), dtype))
+        torch_run = torch_product(a, b, np.empty((m, n), dtype), threads)
+        runs |= {} if torch_run is None else {"torch": torch_run}
+    counts = {name: enough(run) for name, run in runs.items()}
+    seconds: dict[str, list[float]] = {name: [] for name in runs}
+    limits = []
+    for _ in range(rounds):
+        limits.append(peak.flops_per_second(threads))
+        for name, run in runs.items():
+            seconds[name].append(seconds_each(run, counts[name]))
+    set_num_threads(None)
+    rates = {name: 2e-9 * m * k * n / statistics.median(times) for name, times in seconds.items()}
+    limit = statistics.median(limits) / 1e9
+    share = rates["needle"] / limit
+    shape, compile_ms = f"{m}x{k}x{n}", product.compile_seconds * 1e3
+    others = (rates.get("numpy", float("nan")), rates.get("torch"))
+    return Row(shape, layout, threads, dtype, limit, rates["needle"], share, *others, compile_ms)
+
+
+def products(group: str) -> Iterator[tuple[tuple[int, int, int], str]]:
+    """Yield shapes (rows, inner, columns) and layouts: of a training step those that it has, with their gradients."""
+    if group == "square":
+        for size in SQUARE:
+            yield from ((size, layout) for layout in LAYOUTS)
+        return
+    for m, k, n in SMALL_STEP if group == "small" else LARGE_STEP:
+        yield (m, k, n), "nn"
+        yield (m, n, k), "nt"  # the gradient of the left operand
+        yield (k, m, n), "tn"  # and of the right one
+    yield SMALL_STEP[0] if group == "small" else LARGE_STEP[0], "tt"
+
+
+def markdown(rows: list[Row]) -> str:
+    lines = [
+        "| rows x inner x columns | layout | threads | limit | Needle | share | NumPy | PyTorch | compile ms |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for row in rows:
+        torch = "" if row.torch is None else f"{row.torch:.0f}"
+        rates = f"{row.limit:.0f} | {row.needle:.0f} | {row.share:.0%} | {row.numpy:.0f} | {torch}"
+        lines.append(f"| {row.shape} | {row.layout} | {row.threads} | {rates} | {row.compile_ms:.0f} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--group", choices=["square", "small", "large"], action="append")
+    parser.add_argument("--threads", type=int, action="append")
+    parser.add_argument("--dtype", default="float32", choices=["float32", "float64"])
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--without-peers", action="store_true")
+    parser.add_argument("--output", type=Path)
+    settings = parser.parse_args()
+    rows = []
+    for group in settings.group or ["square", "small", "large"]:
+        for threads in settings.threads or [1, 2]:
+            for size, layout in products(group):
+                rows.append(measure(size, layout, threads, settings.dtype, settings.rounds, not settings.without_peers))
+    text = f"GFLOP/s, {settings.dtype}, {host().cpu}\n\n{markdown(rows)}\n"
+    print(text)
+    if settings.output:
+        settings.output.mkdir(parents=True, exist_ok=True)
+        (settings.output / "matmul.md").write_text(text)
+        as_json = [{name: getattr(row, name) for name in Row.__slots__} for row in rows]
+        (settings.output / "matmul.json").write_text(json.dumps(as_json, indent=1))
+
+
+if __name__ == "__main__":
+    main()

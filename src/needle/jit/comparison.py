@@ -1,0 +1,174 @@
+"""Running a compiled call beside the eager one, and naming the first operator in which they differ."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from needle import tracing
+from needle.compiler import Graph
+from needle.compiler.trace import user_source
+from needle.device import random
+from needle.dtype import is_floating
+from needle.errors import CompileError
+from needle.jit.arguments import flatten
+from needle.jit.finite import is_finite, non_finite_error
+from needle.jit.program import CompiledCall, find_tensor
+from needle.jit.recorder import OperatorResult
+
+__all__ = ["check_finite", "compare_with_eager"]
+
+# How far a compiled result may be from the eager one, in units of the largest element: the order of sums differs.
+_TOLERANCE = {2: 2e-2, 4: 1e-3, 8: 1e-8}
+
+
+class Snapshot:
+    """The state that a program reads and writes, as it is at one time: to compare with, and to go back to."""
+
+    def __init__(self, program: CompiledCall, leaves: Sequence[Any]) -> None:
+        places = [state.place for state in program.states] + [place for place, _ in program.state]
+        found = [find_tensor(place, leaves) for place in places]
+        self.tensors = list({id(one): one for one in found if one is not None}.values())
+        self.arrays = [one.realize_cached_data().copy() for one in self.tensors]
+        with_gradient = [find_tensor(place, leaves) for place, _ in program.gradients]
+        self.with_gradient = list({id(one): one for one in with_gradient if one is not None}.values())
+        self.gradients = [one.grad for one in self.with_gradient]
+        self.gradient_arrays: list[Any] = [
+            None if one is None else one.realize_cached_data().copy() for one in self.gradients
+        ]
+        self.draws = random.get_state()
+
+    def go_back(self) -> None:
+        """Make everything what it was."""
+        for tensor, array in zip(self.tensors, self.arrays, strict=True):
+            tensor.cached_data = array.copy()
+        for tensor, gradient, saved in zip(self.with_gradient, self.gradients, self.gradient_arrays, strict=True):
+            tensor.grad = gradient
+            if gradient is not None:
+                gradient.cached_data = saved.copy()
+        random.set_state(self.draws)
+
+
+class _Results(tracing.Observer):
+    """Collects every operator's result."""
+
+    def __init__(self) -> None:
+        self.found: list[tuple[str, str, NDArray[Any]]] = []
+
+    def operator(self, name: str, result: Any, operands: Sequence[Any]) -> None:
+        """Keep the result."""
+        source = str(user_source() or "")
+        for one in result if isinstance(result, tuple) else (result,):
+            if isinstance(one, np.ndarray):
+                self.found.append((name, source, one))
+
+
+@contextmanager
+def _effects_undone(program: CompiledCall) -> Iterator[None]:
+    """Take back, after the block, what a call does beside computing."""
+    yield
+    program.recorder.undo_effects()
+
+
+def compare_with_eager(
+    program: CompiledCall, fn: Callable[..., Any], args: Any, kwargs: Any, leaves: Sequence[Any]
+) -> Any:
+    """Run a call compiled and then eagerly, and return the eager result, whose state stays.
+
+    Raises:
+        CompileError: a result, a gradient, a piece of state or the random numbers differ. State is as before the call.
+    """
+    before = Snapshot(program, leaves)
+    with _effects_undone(program):
+        compiled = [_array(one).copy() for one in flatten(program(leaves))]
+        after = Snapshot(program, leaves)
+    before.go_back()
+    results = _Results()
+    with tracing.recording(results):
+        returned = fn(*args, **kwargs)
+    eager = [_array(one) for one in flatten(returned)]
+    now = Snapshot(program, leaves)
+    what = _difference(compiled, after, eager, now)
+    if what is None:
+        return returned
+    program.recorder.undo_effects()
+    before.go_back()
+    first = _first_difference(program, leaves, results.found)
+    before.go_back()
+    raise CompileError(f"the compiled call differs from the eager one in {what}{first}. State is as before the call")
+
+
+def _array(leaf: Any) -> NDArray[Any]:
+    array: NDArray[Any] = leaf if isinstance(leaf, np.ndarray) else leaf.realize_cached_data()
+    return array
+
+
+def _difference(
+    compiled: Sequence[NDArray[Any]], after: Snapshot, eager: Sequence[NDArray[Any]], now: Snapshot
+) -> str | None:
+    for number, (one, other) in enumerate(zip(compiled, eager, strict=True)):
+        if not _close(one, other):
+            return f"result {number}"
+    for tensor, one, other in zip(after.tensors, after.arrays, now.arrays, strict=True):
+        if not _close(one, other):
+            return f"the new values of a {type(tensor).__name__} {other.dtype} {other.shape}"
+    for tensor, was, is_now in zip(after.with_gradient, after.gradient_arrays, now.gradient_arrays, strict=True):
+        if (was is None) != (is_now is None) or (was is not None and not _close(was, is_now)):
+            return f"the gradient of a {type(tensor).__name__} of shape {tensor.shape}"
+    return None if after.draws == now.draws else "the random numbers that were drawn"
+
+
+def _close(one: NDArray[Any], other: NDArray[Any]) -> bool:
+    if one.dtype != other.dtype or one.shape != other.shape:
+        return False
+    if not is_floating(one.dtype):
+        return bool(np.array_equal(one, other))
+    a, b = one.astype(np.float64), other.astype(np.float64)
+    tolerance = _TOLERANCE[one.dtype.itemsize]
+    scale = np.max(np.abs(b), initial=1e-30, where=np.isfinite(b))
+    return bool(np.allclose(a, b, rtol=tolerance, atol=tolerance * scale, equal_nan=True))
+
+
+def operator_results(program: CompiledCall) -> list[tuple[OperatorResult, NDArray[Any]]]:
+    """Return each operator's result for the inputs that are bound, computed by a program that returns them all."""
+    from needle.compiler.executable import Executable  # noqa: PLC0415  LLVM is loaded when first needed
+
+    results = program.recorder.results
+    if program.debugging is None:
+        program.debugging = Executable(Graph(program.graph.inputs, tuple(one.node for one in results)))
+    return list(zip(results, program.debugging(program.bound), strict=True))
+
+
+def check_finite(program: CompiledCall) -> None:
+    """Raise where an operator makes a NaN or an infinity of finite numbers, for the inputs that are bound.
+
+    Raises:
+        NonFiniteError: one does; nothing has been changed yet.
+    """
+    inputs = zip(program.recorder.inputs, program.bound, strict=True)
+    wrong = {node for (node, _), array in inputs if not is_finite(array)}
+    for one, array in operator_results(program):
+        if is_finite(array):
+            continue
+        if wrong.isdisjoint(one.operands):
+            raise non_finite_error(one.name, one.source, array)
+        wrong.add(one.node)
+
+
+def _first_difference(
+    program: CompiledCall, leaves: Sequence[Any], eager: Sequence[tuple[str, str, NDArray[Any]]]
+) -> str:
+    """Say which operator's compiled result is the first to differ from the eager one."""
+    with _effects_undone(program):
+        program.bind_inputs(leaves)
+    for (one, array), (other_name, _, other) in zip(operator_results(program), eager, strict=False):
+        if one.name != other_name:
+            return f": eagerly the function applies {other_name} where its trace has {one.name} ({one.source})"
+        if not _close(array, other):
+            where = f" at {one.source}" if one.source else ""
+            return f"; the first operator that differs is {one.name}{where}"
+    return "; each operator by itself agrees"

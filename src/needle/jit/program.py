@@ -1,0 +1,410 @@
+"""One traced and compiled call: what it reads, runs and writes, and when it may be used again."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from needle import autograd, tracing
+from needle.autograd import Tensor, Value
+from needle.compiler import Graph, Node, TracedArray
+from needle.device import random
+from needle.errors import TraceError
+from needle.jit.arguments import map_leaves
+from needle.jit.module_guard import ModuleGuard, ObjectGuard
+from needle.jit.recorder import (
+    ArgumentPlace,
+    Draw,
+    Effect,
+    GradientPlace,
+    HostArray,
+    HostScalar,
+    Place,
+    Read,
+    Recorder,
+    StatePlace,
+)
+
+__all__ = ["CompiledCall", "Mismatch", "find_tensor"]
+
+# What has changed, its old and its new value.
+Mismatch = tuple[str, Any, Any]
+
+
+class CompiledCall:
+    """A program for one way of calling a function.
+
+    Args:
+        recorder: what was noted while the function was traced.
+        result: what the function returned, with traced Tensors in it.
+        objects: guards for what the function's code names.
+        mode: whether graphs were recorded.
+        overwrite: whether state that nobody else holds may be overwritten in place.
+    """
+
+    def __init__(
+        self, recorder: Recorder, result: Any, objects: Sequence[ObjectGuard], mode: bool, overwrite: bool = True
+    ) -> None:
+        self.recorder = recorder
+        self.objects = list(objects)
+        self.modules = ModuleGuard(recorder.modules.values())
+        self.changes_seen = tracing.changes
+        self.mode = mode
+        self.lock = threading.RLock()
+        # Looks at a call whose inputs are bound, before it runs: for what debugging wants to know.
+        self.debugging: Any = None  # a program that returns every operator's result
+        self.look: Callable[[CompiledCall], None] | None = None
+        outputs: list[Node] = []
+        self.returned: list[tuple[int, Value | None]] = []
+        self.result = map_leaves(lambda leaf: self._returned(leaf, outputs), result)
+        self.state: list[tuple[Place, int]] = []
+        may_overwrite = self._collect_state(outputs)
+        self.gradients: list[tuple[Place, int | None]] = []
+        self._collect_gradients(outputs)
+        self.missing = [
+            (recorder.places.get(key) or StatePlace(recorder.tensors[key]), missing)  # type: ignore[arg-type]
+            for key, missing in recorder.missing_gradients.items()
+        ]
+        late = self._collect_checks(outputs)
+        self.graph = Graph(tuple(node for node, _ in recorder.inputs), tuple(outputs))
+        self._may_overwrite = may_overwrite if overwrite and not late else {}
+
+    # --------------------------------------------------------------------------------- what comes out
+
+    def _returned(self, leaf: Any, outputs: list[Node]) -> Any:
+        """Note a Tensor that the function returned, and leave a mark in its place."""
+        data = leaf if isinstance(leaf, (np.ndarray, TracedArray)) else leaf.cached_data
+        recorder = self.recorder
+        known = recorder.original.get(id(leaf))
+        if isinstance(leaf, Tensor) and known is not None and data is known and id(leaf) in recorder.places:
+            return _Known(recorder.places[id(leaf)])
+        if isinstance(data, tuple):
+            return tuple(self._returned(one, outputs) for one in leaf)
+        outputs.append(_node(data))
+        return _Output(len(outputs) - 1, isinstance(leaf, Value))
+
+    def _collect_state(self, outputs: list[Node]) -> dict[int, int]:
+        """Make an output of each piece of state that is replaced; return which inputs these may overwrite."""
+        number_of = {node: number for number, (node, _) in enumerate(self.recorder.inputs)}
+        may_overwrite: dict[int, int] = {}
+        for value, data in self.recorder.written():
+            place = self.recorder.places.get(id(value)) or StatePlace(value)  # type: ignore[arg-type]
+            original = self.recorder.original.get(id(value))
+            if original is not None and isinstance(place, StatePlace):
+                may_overwrite[len(outputs)] = number_of[original.node]
+            self.state.append((place, len(outputs)))
+            outputs.append(_node(data))
+        return may_overwrite
+
+    def _collect_gradients(self, outputs: list[Node]) -> None:
+        for key, gradient in self.recorder.gradients.items():
+            value = self.recorder.tensors[key]
+            place = self.recorder.places.get(key) or StatePlace(value)  # type: ignore[arg-type]
+            if gradient is None:
+                self.gradients.append((place, None))
+                continue
+            self.gradients.append((place, len(outputs)))
+            outputs.append(_node(gradient.cached_data))
+
+    def _collect_checks(self, outputs: list[Node]) -> bool:
+        """Sort the checks into those of inputs, made before the run, and those of results, made after."""
+        number_of = {node: number for number, (node, _) in enumerate(self.recorder.inputs)}
+        self.early = [(number_of[c.node], c.check) for c in self.recorder.checks if c.node in number_of]
+        self.late = []
+        for check in self.recorder.checks:
+            if check.node not in number_of:
+                self.late.append((len(outputs), check.check))
+                outputs.append(check.node)
+        return bool(self.late)
+
+    # ------------------------------------------------------------------------------------ preparation
+
+    def compile(self) -> None:
+        """Compile the traced graph."""
+        from needle.compiler.executable import Executable  # noqa: PLC0415  LLVM is loaded when first needed
+
+        start = time.perf_counter()
+        self.executable = Executable(self.graph, self._may_overwrite)
+        self.seconds = time.perf_counter() - start
+        self._prepare()
+
+    def _prepare(self) -> None:
+        """Sort inputs and outputs by where they come from and go to."""
+        executable = self.executable
+        self.addresses = executable.new_addresses()
+        count = executable.input_count
+        self.bound: list[Any] = [None] * count
+        self.arguments: list[tuple[int, int]] = []
+        self.states: list[_State] = []
+        self.moved: list[_State] = []
+        overwritten = {given: output for output, given in executable.overwrites.items()}
+        self.host_arrays: list[tuple[int, Any]] = []
+        self.draws: dict[int, int] = {}
+        self.scalars: list[tuple[Any, NDArray[Any]]] = []
+        for number, (node, source) in enumerate(self.recorder.inputs):
+            if isinstance(source, ArgumentPlace):
+                self.arguments.append((number, source.number))
+            elif isinstance(source, (StatePlace, GradientPlace)):
+                self.states.append(_State(number, source, node, overwritten.get(number)))
+            elif isinstance(source, HostArray):
+                self.host_arrays.append((number, source.array))
+            elif isinstance(source, Draw):
+                self.draws[id(source)] = number
+            elif isinstance(source, HostScalar):
+                scalar = np.zeros((), source.dtype)
+                self.scalars.append((source.number.evaluate, scalar))
+                self._bind(number, scalar)
+        self.moved = list(self.states)
+        self.outputs: list[Any] = [None] * len(executable.program.outputs)
+        self.kinds = [(shape, buffer.dtype) for buffer, shape in executable.program.outputs]
+        in_place = set(executable.overwrites)
+        self.rewritten = [(place, output) for place, output in self.state if output not in in_place]
+        self.spare: dict[int, Any] = {}
+        self.reads = [action for action in self.recorder.before if isinstance(action, Read)]
+
+    def _bind(self, number: int, array: NDArray[Any]) -> None:
+        self.addresses[number] = _address(array)
+        self.bound[number] = array
+
+    def _bind_output(self, output: int, array: NDArray[Any]) -> None:
+        if self.outputs[output] is not array:
+            self.addresses[self.executable.output_start + output] = _address(array)
+            self.outputs[output] = array
+
+    # -------------------------------------------------------------------------------------- may it be used?
+
+    def mismatch(self, leaves: Sequence[Any]) -> Mismatch | None:
+        """Return what has changed since the trace that the program took for granted; None where it may be used."""
+        if self.mode != autograd.is_recording():
+            return "whether graphs are recorded", self.mode, not self.mode
+        for guard in self.objects:
+            changed = guard.difference()
+            if changed is not None:
+                return changed
+        if self.changes_seen != tracing.changes or self.modules.containers_differ():
+            changed = self.modules.difference()
+            if changed is not None:
+                return changed
+            self.changes_seen = tracing.changes
+        for other in self.recorder.guards:
+            now = other.read()
+            if now != other.expected:
+                return other.what, other.expected, now
+        return self._state_mismatch(leaves) or self._number_mismatch()
+
+    def _number_mismatch(self) -> Mismatch | None:
+        if not self.recorder.number_guards:
+            return None
+        numbers = [action.read() for action in self.reads]
+        for guard in self.recorder.number_guards:
+            value = guard.number.evaluate(numbers)
+            if guard.question(value) != guard.expected:
+                return guard.what, guard.expected, value
+        return None
+
+    def _state_mismatch(self, leaves: Sequence[Any]) -> Mismatch | None:
+        """Look at every Tensor that the program reads; note those whose array is not the one of the last call."""
+        for place, missing in self.missing:
+            tensor = find_tensor(place, leaves)
+            if tensor is None or (tensor.grad is None) != missing:
+                return "whether a gradient is there", not missing, missing
+        bound, getrefcount = self.bound, sys.getrefcount
+        self.moved = []
+        for state in self.states:
+            number, tensor, grad, most = state.number, state.tensor, state.requires_grad, state.references
+            if tensor is None:
+                self.moved.append(state)
+                continue
+            array = tensor.cached_data
+            if tensor.requires_grad is not grad:
+                return "requires_grad of a Tensor", grad, not grad
+            if array is not bound[number] or getrefcount(array) > most:
+                self.moved.append(state)
+        for state in self.moved:
+            tensor = find_tensor(state.place, leaves)
+            array = None if tensor is None else tensor.realize_cached_data()
+            if array is None or array.shape != state.shape or array.dtype != state.dtype:
+                now = "nothing" if array is None else f"{array.dtype} {array.shape}"
+                return "a Tensor that the function uses", f"{state.dtype} {state.shape}", now
+        return None
+
+    # ----------------------------------------------------------------------------------------------- running
+
+    def __call__(self, leaves: Sequence[Any]) -> Any:
+        """Run the program on a call's arguments, and put what it computed in place."""
+        with self.lock:
+            done: list[Effect] = []
+            draws = random.get_state() if self.late or self.look else None
+            try:
+                self._bind_inputs(leaves, done)
+                if self.look is not None:
+                    self.look(self)
+                self._bind_outputs(leaves)
+                self.executable.run(self.addresses)
+                for output, check in self.late:
+                    check(self.outputs[output])
+            except BaseException:
+                for effect in reversed(done):
+                    effect.undo()
+                if draws is not None:
+                    random.set_state(draws)
+                raise
+            return self._finish(leaves)
+
+    def bind_inputs(self, leaves: Sequence[Any]) -> None:
+        """Make the inputs of a call what they would be, without running it; effects beside computing happen."""
+        self.moved = list(self.states)
+        self._bind_inputs(leaves, [])
+
+    def _bind_inputs(self, leaves: Sequence[Any], done: list[Effect]) -> None:
+        for number, leaf in self.arguments:
+            one = leaves[leaf]
+            self._bind(number, np.ascontiguousarray(one if isinstance(one, np.ndarray) else one.cached_data))
+        for number, array in self.host_arrays:
+            self._bind(number, np.ascontiguousarray(array))
+        for state in self.moved:
+            self._bind_state(state, leaves)
+        for number, check in self.early:
+            check(self.bound[number])
+        numbers = []
+        for action in self.recorder.before:
+            if isinstance(action, Draw):
+                self._bind(self.draws[id(action)], np.ascontiguousarray(action.make()))
+            elif isinstance(action, Effect):
+                action.do()
+                done.append(action)
+            else:
+                numbers.append(action.read())
+        for evaluate, place in self.scalars:
+            place[...] = evaluate(numbers)
+
+    def _bind_state(self, state: _State, leaves: Sequence[Any]) -> None:
+        tensor = find_tensor(state.place, leaves)
+        array = tensor.realize_cached_data()
+        if state.output is None:
+            self._bind(state.number, np.ascontiguousarray(array))
+            return
+        # Known to the Tensor, to this function and to the count itself, and twice to this program where it was bound.
+        shared = sys.getrefcount(array) > (5 if array is self.bound[state.number] else 3)
+        if shared or not (array.flags.c_contiguous and array.flags.owndata and array.flags.writeable):
+            array = array.copy(order="C")
+            tensor.cached_data = array
+        self._bind(state.number, array)
+        self._bind_output(state.output, array)
+
+    def _bind_outputs(self, leaves: Sequence[Any]) -> None:
+        overwritten = self.executable.overwrites
+        keep = {output for _, output in self.gradients if output is not None}
+        for output, (shape, dtype) in enumerate(self.kinds):
+            if output not in overwritten and output not in keep:
+                self._bind_output(output, np.empty(shape, dtype))
+        for place, kept in self.gradients:
+            if kept is None:
+                continue
+            # Memory of the last call's gradient serves again where nobody else has hold of it.
+            array = self.outputs[kept]
+            held = None if array is None else find_tensor(place, leaves)
+            if held is not None:
+                gradient = held.grad
+                free = gradient is not None and gradient.cached_data is array
+                if free and sys.getrefcount(gradient) <= 3 and sys.getrefcount(array) <= 4:
+                    continue
+                del gradient
+            self._bind_output(kept, np.empty(*self.kinds[kept]))
+
+    def _finish(self, leaves: Sequence[Any]) -> Any:
+        """Give the new values to the Tensors that they belong to, and return the function's result."""
+        outputs = self.outputs
+        for place, output in self.rewritten:
+            tensor = find_tensor(place, leaves)
+            tensor.cached_data = outputs[output]
+        for place, kept in self.gradients:
+            tensor = find_tensor(place, leaves)
+            if kept is None:
+                tensor.grad = None
+            elif tensor.grad is None or tensor.grad.cached_data is not outputs[kept]:
+                tensor.grad = Tensor.make_const(outputs[kept])
+        return map_marks(self.result, outputs, leaves)
+
+
+class _State:
+    """A Tensor whose data is an input of the program, and the output that is written over it, where there is one."""
+
+    __slots__ = ("dtype", "number", "output", "place", "references", "requires_grad", "shape", "tensor")
+
+    def __init__(self, number: int, place: Place, node: Node, output: int | None) -> None:
+        self.number = number
+        self.place = place
+        self.tensor = place.tensor if isinstance(place, StatePlace) else None
+        self.requires_grad = self.tensor is not None and self.tensor.requires_grad
+        self.shape = node.shape
+        self.dtype = node.dtype
+        self.output = output
+        # How many references its array has where nobody else holds it: the Tensor, the program's list of inputs (and
+        # that of outputs), and two that look. Arrays that are only read may be held by anyone.
+        self.references = 5 if output is not None else sys.maxsize
+
+
+class _Output:
+    """Stands in a result for a Tensor (or a raw array) that the program computes."""
+
+    def __init__(self, number: int, is_tensor: bool) -> None:
+        self.number = number
+        self.is_tensor = is_tensor
+
+
+class _Known:
+    """Stands in a result for a Tensor that was there before."""
+
+    def __init__(self, place: Place) -> None:
+        self.place = place
+
+
+def map_marks(value: Any, outputs: Sequence[Any], leaves: Sequence[Any]) -> Any:  # noqa: PLR0911  one line a kind
+    """Return a result with its marks replaced by what they stand for."""
+    if type(value) is _Output:
+        array = outputs[value.number]
+        return Tensor.make_const(array) if value.is_tensor else array
+    if type(value) is _Known:
+        return find_tensor(value.place, leaves)
+    if isinstance(value, tracing.HostNumber):
+        return value.value
+    if isinstance(value, tuple):
+        parts = [map_marks(one, outputs, leaves) for one in value]
+        return type(value)(*parts) if hasattr(value, "_fields") else type(value)(parts)
+    if isinstance(value, list):
+        return [map_marks(one, outputs, leaves) for one in value]
+    if isinstance(value, dict):
+        return {key: map_marks(one, outputs, leaves) for key, one in value.items()}
+    return value
+
+
+def find_tensor(place: Place, leaves: Sequence[Any]) -> Any:
+    """Return the Tensor at a place, None where there is none."""
+    if type(place) is StatePlace:
+        return place.tensor
+    if type(place) is ArgumentPlace:
+        return leaves[place.number]
+    of = find_tensor(place.of, leaves)  # type: ignore[union-attr]
+    return None if of is None else of.grad
+
+
+def _node(data: Any) -> Node:
+    """Return the node of what a Tensor holds at the end of a trace."""
+    if isinstance(data, TracedArray):
+        return data.node
+    if isinstance(data, np.ndarray):
+        array: Node = TracedArray.namespace.asarray(data).node
+        return array
+    raise TraceError(f"a compiled function returns Tensors, got one that holds {type(data).__name__}")
+
+
+def _address(array: NDArray[Any]) -> int:
+    address: int = array.__array_interface__["data"][0]
+    return address

@@ -1,0 +1,443 @@
+"""Following a function while it is traced: what it reads, what it writes, and what it does beside computing.
+
+While a thread traces, two fields of every Tensor are watched: its data and its gradient. Reading the data of a Tensor
+that was there before makes it an input of the program; the Tensor itself is left as it is. Writing to such a Tensor is
+kept here, where only the traced function sees it, and becomes an output. So nothing outside changes by tracing, whether
+it goes well or not, and no other thread sees anything of it.
+"""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from needle import autograd, tracing
+from needle.autograd import Tensor, Value
+from needle.compiler import Node, TracedArray, input_node
+from needle.compiler.trace import user_source
+from needle.errors import TraceError
+
+__all__ = [
+    "ArgumentPlace",
+    "Check",
+    "Draw",
+    "Effect",
+    "GradientPlace",
+    "Guard",
+    "HostArray",
+    "HostScalar",
+    "NumberGuard",
+    "OperatorResult",
+    "Place",
+    "Recorder",
+    "StatePlace",
+]
+
+
+# ------------------------------------------------------------------------------------- where values come from
+
+
+@dataclass(frozen=True, slots=True)
+class ArgumentPlace:
+    """The Tensor or array with this number among a call's arguments."""
+
+    number: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class StatePlace:
+    """A Tensor that was there before: a parameter, a moment, a running mean."""
+
+    tensor: Tensor
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class GradientPlace:
+    """The gradient of the Tensor at another place."""
+
+    of: Any
+
+
+Place: TypeAlias = ArgumentPlace | StatePlace | GradientPlace
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class HostArray:
+    """A NumPy array that the function uses, as it is at the time of a call."""
+
+    array: Any
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class HostScalar:
+    """A number that the host computes before each call."""
+
+    number: tracing.HostNumber
+    dtype: np.dtype[Any]
+
+
+# ---------------------------------------------------------------- what is done before each call, in this order
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Draw:
+    """Random numbers, drawn anew in each call."""
+
+    make: Callable[[], Any]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Read:
+    """A number, read anew in each call."""
+
+    read: Callable[[], Any]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Effect:
+    """Something done beside computing, and how to take it back."""
+
+    do: Callable[[], None]
+    undo: Callable[[], None]
+
+
+# -------------------------------------------------------------------------- what a program takes for granted
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Guard:
+    """Something that was read while tracing."""
+
+    read: Callable[[], Hashable]
+    expected: Hashable
+    what: str
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class NumberGuard:
+    """An answer about a number of the host on which the function's course depends."""
+
+    number: tracing.HostNumber
+    question: Callable[[Any], Any]
+    expected: Any
+    what: str
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Check:
+    """Values that are looked at in each call, such as class labels."""
+
+    node: Node
+    check: Callable[[Any], None]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class OperatorResult:
+    """What an operator of the function returned, for finding the first one that is wrong."""
+
+    name: str
+    node: Node
+    source: str
+    operands: tuple[Node, ...]
+
+
+class Recorder:
+    """All that is known of one traced call.
+
+    Attributes:
+        inputs: the program's input nodes, each with where its values come from.
+        before: what each call does first: draws, numbers to read, effects.
+        data, gradients: the fields written, by the Tensor's id.
+    """
+
+    def __init__(self, arguments: Sequence[Any]) -> None:
+        self.inputs: list[tuple[Node, Any]] = []
+        self.before: list[Draw | Read | Effect] = []
+        self.guards: list[Guard] = []
+        self.number_guards: list[NumberGuard] = []
+        self.checks: list[Check] = []
+        self.results: list[OperatorResult] = []
+        self.modules: dict[int, Any] = {}
+        self.data: dict[int, Any] = {}
+        self.gradients: dict[int, Any] = {}
+        self.missing_gradients: dict[int, bool] = {}
+        self.tensors: dict[int, Value] = {}  # keeps alive whatever is known by its id
+        self.places: dict[int, Place] = {}
+        self.original: dict[int, TracedArray] = {}
+        self.born: list[weakref.ref[Value]] = []
+        self._made_here: set[int] = set()
+        self._arrays: dict[int, TracedArray] = {}
+        self._scalars: dict[Hashable, Node] = {}
+        self._number_guard_keys: set[Hashable] = set()
+        self._reads = 0
+        for number, argument in enumerate(arguments):
+            if isinstance(argument, Value):
+                self._place(argument, ArgumentPlace(number))
+
+    def _place(self, value: Value, place: Place) -> None:
+        self.places[id(value)] = place
+        self.tensors[id(value)] = value
+
+    def new_input(self, shape: Sequence[int], dtype: Any, source: Any) -> TracedArray:
+        """Give the program one more input."""
+        node = input_node(tuple(shape), np.dtype(dtype))
+        self.inputs.append((node, source))
+        return TracedArray(node)
+
+    # ------------------------------------------------------------------- the watched fields of Tensors
+
+    def read_data(self, value: Value, slot: Any) -> Any:
+        """Answer for `value.cached_data`."""
+        key = id(value)
+        if key in self.data:
+            return self.data[key]
+        data = slot.__get__(value)
+        if data is None and key not in self._made_here:
+            with tracing.recording(None):
+                data = value.realize_cached_data()
+        if data is None or type(data) is TracedArray:
+            return data
+        if type(data) is tuple:
+            return data if any(type(one) is TracedArray for one in data) else tuple(map(self.array, data))
+        # Made here from an array of the device: state that begins now, such as an optimizer's moments.
+        self._made_here.discard(key)
+        place = self.places.setdefault(key, StatePlace(value))  # type: ignore[arg-type]
+        self.tensors[key] = value
+        self.data[key] = self.original[key] = self.new_input(data.shape, data.dtype, place)
+        return self.data[key]
+
+    def write_data(self, value: Value, slot: Any, new: Any) -> None:
+        """Take note of `value.cached_data = new`."""
+        key = id(value)
+        unset = _is_unset(slot, value)
+        if unset and key not in self._made_here:
+            self._made_here.add(key)
+            self.born.append(weakref.ref(value))
+        if key in self._made_here:
+            is_constant = not unset and slot.__get__(value) is None
+            slot.__set__(value, _as_constant(new) if is_constant else new)
+            return
+        self.tensors[key] = value
+        self.data[key] = new
+
+    def read_gradient(self, value: Value, slot: Any) -> Any:
+        """Answer for `value.grad`."""
+        key = id(value)
+        if key in self.gradients:
+            return self.gradients[key]
+        gradient = slot.__get__(value)
+        if key in self._made_here:
+            return gradient
+        self.tensors[key] = value
+        self.missing_gradients.setdefault(key, gradient is None)
+        if isinstance(gradient, Value) and id(gradient) not in self.places:
+            of = self.places.get(key) or StatePlace(value)  # type: ignore[arg-type]
+            self._place(gradient, GradientPlace(of))
+        return gradient
+
+    def write_gradient(self, value: Value, slot: Any, new: Any) -> None:
+        """Take note of `value.grad = new`."""
+        if id(value) in self._made_here:
+            slot.__set__(value, new)
+            return
+        self.tensors[id(value)] = value
+        self.gradients[id(value)] = new
+
+    # ------------------------------------------------------------------- what the function tells by itself
+
+    def number(self, read: Callable[[], Any]) -> Any:
+        """Return what stands for a number that is read anew in each call; a guarded value for anything else."""
+        value = read()
+        if type(value) not in (int, float):
+            self.guards.append(Guard(read, value, "a setting"))
+            return value
+        place = self._reads
+        self._reads += 1
+        self.before.append(Read(read))
+        return tracing.HostNumber(self, ("read", place), lambda numbers: numbers[place], value)
+
+    def number_node(self, number: tracing.HostNumber, dtype: np.dtype[Any]) -> Node:
+        """Return the input for a number of the host in an array's dtype."""
+        key = number.key, dtype
+        if key not in self._scalars:
+            self._scalars[key] = self.new_input((), dtype, HostScalar(number, dtype)).node
+        return self._scalars[key]
+
+    def guard_number(self, number: tracing.HostNumber, question: Callable[[Any], Any], answer: Any, what: str) -> None:
+        """Note that the function's course depends on the answer to a question about a number."""
+        key = number.key, what
+        if key not in self._number_guard_keys:
+            self._number_guard_keys.add(key)
+            self.number_guards.append(NumberGuard(number, question, answer, what))
+
+    def guard(self, read: Callable[[], Hashable], what: str) -> None:
+        """Note that the function depends on what `read` returns."""
+        self.guards.append(Guard(read, read(), what))
+
+    def effect(self, do: Callable[[], None], undo: Callable[[], None]) -> None:
+        """Do something now, to be taken back when the trace ends and done anew in each call."""
+        do()
+        self.before.append(Effect(do, undo))
+
+    def draw(self, shape: Sequence[int], dtype: Any, make: Callable[[], Any]) -> Any:
+        """Return what stands for an array of random numbers that is drawn anew in each call."""
+        draw = Draw(make)
+        self.before.append(draw)
+        return self.new_input(shape, dtype, draw)
+
+    def array(self, array: Any) -> Any:
+        """Return what stands for an array of the host that the function uses."""
+        if type(array) is TracedArray:
+            return array
+        key = id(array)
+        if key not in self._arrays:
+            array = np.asarray(array)
+            self._arrays[key] = self.new_input(array.shape, array.dtype, HostArray(array))
+        return self._arrays[key]
+
+    def check(self, array: TracedArray, check: Callable[[Any], None]) -> None:
+        """Have `check` look at an array's values in each call."""
+        self.checks.append(Check(array.node, check))
+
+    def operator(self, name: str, result: Any, operands: Sequence[Any]) -> None:
+        """Note an operator's result."""
+        source = str(user_source() or "")
+        nodes = tuple(one.node for one in operands if type(one) is TracedArray)
+        for one in result if isinstance(result, tuple) else (result,):
+            if type(one) is TracedArray:
+                self.results.append(OperatorResult(name, one.node, source, nodes))
+
+    def module(self, module: Any) -> None:
+        """Note that a module was called."""
+        self.modules[id(module)] = module
+
+    # ------------------------------------------------------------------- the end
+
+    def undo_effects(self) -> None:
+        """Take back what the function did beside computing."""
+        for action in reversed(self.before):
+            if isinstance(action, Effect):
+                action.undo()
+
+    def forget_values(self) -> None:
+        """Let go of all Tensors whose places are known to the program by now."""
+        for known in (self.data, self.gradients, self.original, self.places, self.tensors):
+            known.clear()
+
+    def written(self) -> Iterator[tuple[Value, Any]]:
+        """Yield the Tensors whose data was replaced, with the new data."""
+        for key, data in self.data.items():
+            known = self.original.get(key)
+            if known is None or data is not known:
+                yield self.tensors[key], data
+
+
+def _is_unset(slot: Any, value: Value) -> bool:
+    try:
+        slot.__get__(value)
+    except AttributeError:
+        return True
+    return False
+
+
+def _as_constant(new: Any) -> Any:
+    """Return an array that a Tensor is made of inside the function as part of the program."""
+    return TracedArray.namespace.asarray(new) if isinstance(new, np.ndarray) else new
+
+
+# --------------------------------------------------------------------------------------------- watching
+
+
+class _WatchedField:
+    """Stands in for a field of Value while some thread traces; other threads find the field as ever."""
+
+    def __init__(self, slot: Any, read: str, write: str) -> None:
+        self.slot = slot
+        self.read = read
+        self.write = write
+
+    def __get__(self, value: Any, owner: type | None = None) -> Any:
+        if value is None:
+            return self
+        recorder = tracing.recorder()
+        if recorder is None:
+            return self.slot.__get__(value, owner)
+        return getattr(recorder, self.read)(value, self.slot)
+
+    def __set__(self, value: Any, new: Any) -> None:
+        recorder = tracing.recorder()
+        if recorder is None:
+            self.slot.__set__(value, new)
+        else:
+            getattr(recorder, self.write)(value, self.slot, new)
+
+
+_SLOTS = {"cached_data": vars(Value)["cached_data"], "grad": vars(Value)["grad"]}
+_WATCHED = {
+    "cached_data": _WatchedField(_SLOTS["cached_data"], "read_data", "write_data"),
+    "grad": _WatchedField(_SLOTS["grad"], "read_gradient", "write_gradient"),
+}
+_lock = threading.Lock()
+_watching = 0
+
+
+@contextmanager
+def watching(recorder: Recorder) -> Iterator[None]:
+    """Have `recorder` follow what this thread does inside the block."""
+    with _fields_watched(), tracing.recording(recorder), _eager_mode():
+        yield
+
+
+@contextmanager
+def _fields_watched() -> Iterator[None]:
+    global _watching  # noqa: PLW0603  how many traces there are in the process
+    with _lock:
+        _watching += 1
+        if _watching == 1:
+            _install(_WATCHED)
+    try:
+        yield
+    finally:
+        with _lock:
+            _watching -= 1
+            if not _watching:
+                _install(_SLOTS)
+
+
+def _install(fields: dict[str, Any]) -> None:
+    for name, field in fields.items():
+        setattr(Value, name, field)
+
+
+@contextmanager
+def _eager_mode() -> Iterator[None]:
+    """Apply operators to traced arrays at once, whatever the mode outside."""
+    before = autograd.LAZY_MODE
+    autograd.LAZY_MODE = False
+    try:
+        yield
+    finally:
+        autograd.LAZY_MODE = before
+
+
+def leaked(recorder: Recorder) -> TraceError | None:
+    """Return what to raise where a Tensor that was made while tracing is still held by somebody."""
+    for reference in recorder.born:
+        value = reference()
+        if value is None:
+            continue
+        data = _SLOTS["cached_data"].__get__(value)
+        if type(data) is TracedArray:
+            made = f" at {data.node.source}" if data.node.source else ""
+            return TraceError(
+                f"a Tensor{made} that was made while the function was compiled is kept outside of it (in a list, an "
+                "attribute, a global), where it never gets values: return it from the function, or assign it to the "
+                ".data of a Tensor that was there before"
+            )
+    return None

@@ -1,0 +1,304 @@
+"""What a trace cannot see by itself, and is told here.
+
+A trace sees the operators that a function applies. It does not see what else the function depends on: random numbers,
+hyperparameters, a count of steps, the shape of a model. Code that uses such things says so through this module. While
+nothing is traced each function here does the plain thing at once: `host_number(read)` is `read()`.
+
+While a function is traced, the thread's recorder turns them into what a compiled call repeats before it runs: draws are
+made again, numbers are read again, effects happen again, and a guard that reads something else than it did makes a
+new trace.
+"""
+
+from __future__ import annotations
+
+import operator
+import threading
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Protocol, TypeVar
+
+import numpy as np
+
+__all__ = [
+    "HostNumber",
+    "Observer",
+    "Recorder",
+    "guard",
+    "host_effect",
+    "host_number",
+    "note_change",
+    "recorder",
+    "recording",
+    "watch_always",
+]
+
+_T = TypeVar("_T")
+Number = Any  # an int or a float
+
+# How many threads record now. A glance at it is cheaper than at the thread's own recorder.
+active = 0
+# Counts whatever a trace may have taken for granted and that was set anew since, such as a module's attributes.
+changes = 0
+
+_local = threading.local()
+_lock = threading.Lock()
+_default: Recorder | None = None
+
+
+class Recorder(Protocol):
+    """What is told of a function while it runs."""
+
+    def number(self, read: Callable[[], Number]) -> Any:
+        """Return what stands for a number that is read anew in each call."""
+
+    def guard(self, read: Callable[[], Hashable], what: str) -> None:
+        """Note that the function depends on what `read` returns."""
+
+    def effect(self, do: Callable[[], None], undo: Callable[[], None]) -> None:
+        """Note something that each call does beside computing."""
+
+    def draw(self, shape: Sequence[int], dtype: Any, make: Callable[[], Any]) -> Any:
+        """Return what stands for an array of random numbers that is drawn anew in each call."""
+
+    def array(self, array: Any) -> Any:
+        """Return what stands for an array of the host that the function uses; None for a copy of it."""
+
+    def check(self, array: Any, check: Callable[[Any], None]) -> None:
+        """Have `check` look at an array's values in each call."""
+
+    def operator(self, name: str, result: Any, operands: Sequence[Any]) -> None:
+        """Note an operator's result, and what it was computed from."""
+
+    def module(self, module: Any) -> None:
+        """Note that a module was called."""
+
+
+def recorder() -> Recorder | None:
+    """Return what is told of what this thread does; None for nobody."""
+    return getattr(_local, "recorder", _default) if active else None
+
+
+def watch_always(observer: Recorder | None) -> None:
+    """Tell `observer` of what all threads do that do not trace; None for nobody."""
+    global active, _default  # noqa: PLW0603  settings of the process
+    with _lock:
+        active += (observer is not None) - (_default is not None)
+        _default = observer
+
+
+@contextmanager
+def recording(recorder: Recorder | None) -> Iterator[None]:
+    """Tell `recorder` of what this thread does inside the block; None for nobody."""
+    global active  # noqa: PLW0603  a count of the process
+    before = getattr(_local, "recorder", _default)
+    _local.recorder = recorder
+    with _lock:
+        active += 1
+    try:
+        yield
+    finally:
+        if before is _default:
+            del _local.recorder
+        else:
+            _local.recorder = before
+        with _lock:
+            active -= 1
+
+
+def host_number(read: Callable[[], _T]) -> _T:
+    """Return `read()`; in a trace, what stands for the number that `read()` returns in each call."""
+    current = recorder()
+    return read() if current is None else current.number(read)
+
+
+def host_effect(do: Callable[[], None], undo: Callable[[], None]) -> None:
+    """Do something beside computing, such as counting a step; in a trace, once in each call.
+
+    `undo` takes it back where the call then fails.
+    """
+    current = recorder()
+    if current is None:
+        do()
+    else:
+        current.effect(do, undo)
+
+
+def guard(read: Callable[[], Hashable], what: str) -> None:
+    """Say that what follows depends on `read()`: where it changes, a compiled function is traced again."""
+    current = recorder()
+    if current is not None:
+        current.guard(read, what)
+
+
+def note_change() -> None:
+    """Say that something has been set that a trace may depend on, so that guards look closely once."""
+    global changes  # noqa: PLW0603  a count of the process
+    changes += 1
+
+
+class Observer:
+    """A recorder that lets everything happen as ever: only watches."""
+
+    def number(self, read: Callable[[], Number]) -> Any:
+        """Read the number."""
+        return read()
+
+    def guard(self, read: Callable[[], Hashable], what: str) -> None:
+        """Depend on nothing."""
+
+    def effect(self, do: Callable[[], None], undo: Callable[[], None]) -> None:
+        """Do it."""
+        do()
+
+    def draw(self, shape: Sequence[int], dtype: Any, make: Callable[[], Any]) -> Any:
+        """Draw."""
+        return make()
+
+    def array(self, array: Any) -> Any:
+        """Leave the array to be copied."""
+        return None
+
+    def check(self, array: Any, check: Callable[[Any], None]) -> None:
+        """Check the values."""
+        check(array)
+
+    def operator(self, name: str, result: Any, operands: Sequence[Any]) -> None:
+        """Take no note."""
+
+    def module(self, module: Any) -> None:
+        """Take no note."""
+
+
+class HostNumber:
+    """A number of the host that a compiled call computes before it runs: a formula over numbers that are read.
+
+    It combines with numbers as they do among themselves, in double precision, and with arrays as a Python number does:
+    it takes on the array's dtype. Where Python needs to know it (`if`, comparison, float()), its present value is
+    given, and a guard makes a new trace where the answer changes.
+
+    Args:
+        owner: the recorder.
+        key: what two numbers have in common exactly when they are the same formula.
+        evaluate: computes the number from the list of those that were read in this call.
+        value: the number now.
+    """
+
+    # NumPy's arrays leave arithmetic with these numbers to the methods below.
+    __array_ufunc__ = None
+    __slots__ = ("evaluate", "key", "owner", "value")
+
+    def __init__(self, owner: Any, key: Hashable, evaluate: Callable[[list[Number]], Number], value: Number) -> None:
+        self.owner = owner
+        self.key = key
+        self.evaluate = evaluate
+        self.value = value
+
+    def _combine(self, function: Callable[[Any, Any], Any], a: object, b: object) -> Any:
+        operands = [one if isinstance(one, HostNumber) else _constant(one) for one in (a, b)]
+        if operands[0] is None or operands[1] is None:
+            return self._with_array(function, a, b)
+        (key_a, first, value_a), (key_b, second, value_b) = map(_parts, operands)
+
+        def evaluate(read: list[Number]) -> Number:
+            return function(first(read), second(read))
+
+        return HostNumber(self.owner, (function.__name__, key_a, key_b), evaluate, function(value_a, value_b))
+
+    def _with_array(self, function: Callable[[Any, Any], Any], a: object, b: object) -> Any:
+        other = b if a is self else a
+        if not isinstance(other, np.ndarray):
+            return NotImplemented
+        array = self.owner.array(other)
+        return function(self, array) if a is self else function(array, self)
+
+    def __add__(self, other: object) -> Any:
+        return self._combine(operator.add, self, other)
+
+    def __radd__(self, other: object) -> Any:
+        return self._combine(operator.add, other, self)
+
+    def __sub__(self, other: object) -> Any:
+        return self._combine(operator.sub, self, other)
+
+    def __rsub__(self, other: object) -> Any:
+        return self._combine(operator.sub, other, self)
+
+    def __mul__(self, other: object) -> Any:
+        return self._combine(operator.mul, self, other)
+
+    def __rmul__(self, other: object) -> Any:
+        return self._combine(operator.mul, other, self)
+
+    def __truediv__(self, other: object) -> Any:
+        return self._combine(operator.truediv, self, other)
+
+    def __rtruediv__(self, other: object) -> Any:
+        return self._combine(operator.truediv, other, self)
+
+    def __pow__(self, other: object) -> Any:
+        return self._combine(operator.pow, self, other)
+
+    def __rpow__(self, other: object) -> Any:
+        return self._combine(operator.pow, other, self)
+
+    def __neg__(self) -> Any:
+        return self._combine(operator.mul, -1, self)
+
+    def _known(self, question: Callable[[Number], Any], what: str) -> Any:
+        """Answer a question about the value, and guard the answer."""
+        answer = question(self.value)
+        self.owner.guard_number(self, question, answer, what)
+        return answer
+
+    def __bool__(self) -> bool:
+        return bool(self._known(bool, "whether a hyperparameter is 0"))
+
+    def __float__(self) -> float:
+        return float(self._known(float, "a hyperparameter's value"))
+
+    def __int__(self) -> int:
+        return int(self._known(int, "a hyperparameter's value"))
+
+    def __index__(self) -> int:
+        return operator.index(self._known(operator.index, "a hyperparameter's value"))
+
+    def _compare(self, function: Callable[[Any, Any], Any], other: object) -> Any:
+        if not isinstance(other, (int, float)):
+            return NotImplemented
+        return self._known(lambda value: function(value, other), f"a hyperparameter compared with {other}")
+
+    def __lt__(self, other: object) -> Any:
+        return self._compare(operator.lt, other)
+
+    def __le__(self, other: object) -> Any:
+        return self._compare(operator.le, other)
+
+    def __gt__(self, other: object) -> Any:
+        return self._compare(operator.gt, other)
+
+    def __ge__(self, other: object) -> Any:
+        return self._compare(operator.ge, other)
+
+    def __eq__(self, other: object) -> Any:
+        return self._compare(operator.eq, other)
+
+    def __ne__(self, other: object) -> Any:
+        return self._compare(operator.ne, other)
+
+    __hash__ = object.__hash__
+
+    def __repr__(self) -> str:
+        return f"HostNumber({self.value})"
+
+
+def _constant(value: object) -> Any:
+    """Return a number as the parts of a formula, None for anything else."""
+    if not isinstance(value, (int, float)):
+        return None
+    return (type(value), value, np.signbit(value)), lambda read: value, value
+
+
+def _parts(operand: Any) -> Any:
+    if isinstance(operand, HostNumber):
+        return operand.key, operand.evaluate, operand.value
+    return operand
