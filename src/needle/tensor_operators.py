@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
+from needle.compiler import TracedArray
 from needle.errors import DTypeError, ShapeError
 
 if TYPE_CHECKING:
@@ -49,6 +50,9 @@ class TensorOperators:
 
         def numpy(self) -> NDArray[Any]:
             """Return the values."""
+
+        def realize_cached_data(self) -> Any:
+            """Return the raw data."""
 
     # ------------------------------------------------------------------------------------------ arithmetic
 
@@ -250,6 +254,9 @@ class TensorOperators:
 
     def item(self) -> Any:
         """Return the one element as a Python number."""
+        data = self.realize_cached_data()
+        if type(data) is TracedArray:
+            return data.item()
         values = self.numpy()
         if values.size != 1:
             raise ShapeError(f"a Tensor of shape {self.shape} has {values.size} elements: only one makes a number")
@@ -260,13 +267,18 @@ class TensorOperators:
         return self.numpy().tolist()
 
     def __float__(self) -> float:
-        return float(self.item())
+        return float(self._only_value())
 
     def __int__(self) -> int:
-        return int(self.item())
+        return int(self._only_value())
 
     def __bool__(self) -> bool:
-        return bool(self.item())
+        return bool(self._only_value())
+
+    def _only_value(self) -> Any:
+        """Return the one element; while traced, what refuses to be a number and says why."""
+        data = self.realize_cached_data()
+        return data if type(data) is TracedArray else self.item()
 
     def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> NDArray[Any]:
         return np.asarray(self.numpy(), dtype=dtype)

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from needle.autograd import Tensor, Value
+from needle.compiler import TracedArray
 from needle.errors import DTypeError
 
 __all__ = ["describe_difference", "flatten", "key_of", "map_leaves"]
@@ -34,7 +35,7 @@ def flatten(value: Any) -> list[Any]:
 
 def map_leaves(function: Callable[[Any], Any], value: Any) -> Any:
     """Return a value with each Tensor and array in its tuples, lists and dicts replaced by what `function` gives."""
-    if isinstance(value, (Value, np.ndarray)):
+    if isinstance(value, (Value, np.ndarray, TracedArray)):
         return function(value)
     if isinstance(value, tuple):
         parts = [map_leaves(function, one) for one in value]

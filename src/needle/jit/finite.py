@@ -35,7 +35,7 @@ def is_finite(array: Any) -> bool:
     """Tell whether all elements of an array (or of a tuple of them) are finite."""
     if isinstance(array, tuple):
         return all(map(is_finite, array))
-    if not isinstance(array, np.ndarray) or not is_floating(array.dtype):
+    if not isinstance(array, (np.ndarray, np.generic)) or not is_floating(array.dtype):
         return True
     return bool(np.isfinite(array).all())
 
@@ -43,7 +43,7 @@ def is_finite(array: Any) -> bool:
 def non_finite_error(name: str, source: str, result: Any) -> NonFiniteError:
     """Say which operator it was, where, and what it made."""
     parts = result if isinstance(result, tuple) else (result,)
-    array = next(one for one in parts if not is_finite(one))
+    array = np.asarray(next(one for one in parts if not is_finite(one)))
     wrong = ~np.isfinite(array)
     kinds = [kind for kind, found in (("NaN", np.isnan(array).any()), ("infinity", np.isinf(array).any())) if found]
     where = f" at {source}" if source else ""
