@@ -41,7 +41,7 @@ __all__ = ["RenderedKernel", "render_kernel"]
 # Columns whose partial results are kept side by side: four registers of sixteen floats.
 _STRIP = 64
 # A smaller amount of work is not worth waking a second thread for, in points × operations.
-_WORTH_SHARING = 20_000
+_WORTH_SHARING = 200_000
 
 
 @dataclass(frozen=True, slots=True)

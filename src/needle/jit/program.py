@@ -161,6 +161,7 @@ class CompiledCall:
                 self.scalars.append((source.number.evaluate, scalar))
                 self._bind(number, scalar)
         self.moved = list(self.states)
+        self.passing = [state.number for state in self.states if state.tensor is None]
         self.outputs: list[Any] = [None] * len(executable.program.outputs)
         self.kinds = [(shape, buffer.dtype) for buffer, shape in executable.program.outputs]
         in_place = set(executable.overwrites)
@@ -255,11 +256,14 @@ class CompiledCall:
                 if draws is not None:
                     random.set_state(draws)
                 raise
+            for number in self.passing:
+                self.bound[number] = None  # may be somebody else's to write again
             return self._finish(leaves)
 
     def bind_inputs(self, leaves: Sequence[Any]) -> None:
         """Make the inputs of a call what they would be, without running it; effects beside computing happen."""
         self.moved = list(self.states)
+        self.passing = [state.number for state in self.states if state.tensor is None]
         self._bind_inputs(leaves, [])
 
     def _bind_inputs(self, leaves: Sequence[Any], done: list[Effect]) -> None:

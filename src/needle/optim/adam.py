@@ -64,7 +64,8 @@ class Adam(Optimizer):
         m, v = state
         m = h.beta1 * m + (1 - h.beta1) * g
         v = h.beta2 * v + (1 - h.beta2) * (g * g)
-        root = array_namespace(theta).sqrt(v / (1 - h.beta2**h.t))
+        # √v̂ = √v · (1 − beta2ᵗ)^−½: one division an element less than by v̂.
+        root = array_namespace(theta).sqrt(v) * (1 - h.beta2**h.t) ** -0.5
         return theta - (h.lr / (1 - h.beta1**h.t)) * m / (root + h.eps), m, v
 
 

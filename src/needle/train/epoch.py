@@ -11,16 +11,15 @@ from typing import Any
 import numpy as np
 
 from needle.autograd import Tensor, no_grad
-from needle.device import Array
 from needle.errors import DataError, TrainingError
 from needle.nn import Module
 from needle.optim import Optimizer
+from needle.train.step import LossFunction, Steps
 
 __all__ = ["Batches", "EpochResult", "LossFunction", "evaluate_epoch", "flat", "train_epoch"]
 
 # What a DataLoader is: something that gives (inputs, labels) anew each time that it is iterated.
 Batches = Iterable[Any]
-LossFunction = Callable[[Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -71,6 +70,7 @@ def train_epoch(
     *,
     before_step: Callable[[], object] | None = None,
     after_batch: Callable[[EpochResult], object] | None = None,
+    steps: Steps | None = None,
 ) -> EpochResult:
     """Train on every batch once.
 
@@ -81,6 +81,8 @@ def train_epoch(
         loss_fn: takes logits and labels, returns the mean loss over the batch.
         before_step: called before each step of the optimizer: to set a learning rate, or to clip gradients.
         after_batch: called with the result so far.
+        steps: the compiled halves of a step, for this model, loss and optimizer, to be used epoch after epoch; plain
+            calls where None.
 
     Returns:
         Loss and error as they were met while learning: with dropout, and with weights that got better meanwhile.
@@ -89,18 +91,16 @@ def train_epoch(
         TrainingError: the loss is not finite. The step that would have spread it is not taken.
     """
     model.train()
+    steps = steps or Steps(model, loss_fn, optimizer, compiled=False)
     totals = _Totals()
     with np.errstate(over="ignore", invalid="ignore"):  # a loss that is not finite is reported once, below
         for step, (inputs, labels) in enumerate(batches, start=1):
-            optimizer.reset_grad()
-            logits = model(flat(inputs))
-            loss = loss_fn(logits, labels)
+            loss, errors = steps.gradients(flat(inputs), labels)
             value = _finite(loss, f"at step {step} of the epoch")
-            loss.backward()
             if before_step is not None:
                 before_step()
-            optimizer.step()
-            totals.add(value, _count_errors(logits, labels), labels.shape[0])
+            steps.update()
+            totals.add(value, int(errors), labels.shape[0])
             if after_batch is not None:
                 after_batch(totals.result())
     return totals.result()
@@ -113,19 +113,28 @@ def evaluate_epoch(
     loss_fn: LossFunction,
     *,
     after_batch: Callable[[EpochResult], object] | None = None,
+    steps: Steps | None = None,
 ) -> EpochResult:
     """Measure loss and error over every batch, in evaluation mode and without changing anything.
+
+    Args:
+        model: called with inputs of shape (B, features).
+        batches: gives (inputs, labels) of Tensors.
+        loss_fn: takes logits and labels, returns the mean loss over the batch.
+        after_batch: called with the result so far.
+        steps: the compiled measuring, for this model and loss; plain calls where None.
 
     Raises:
         TrainingError: the loss is not finite.
     """
     model.eval()
+    steps = steps or Steps(model, loss_fn, compiled=False)
     totals = _Totals()
     with np.errstate(over="ignore", invalid="ignore"):
         for step, (inputs, labels) in enumerate(batches, start=1):
-            logits = model(flat(inputs))
-            value = _finite(loss_fn(logits, labels), f"in batch {step} of the evaluation")
-            totals.add(value, _count_errors(logits, labels), labels.shape[0])
+            loss, errors = steps.measure(flat(inputs), labels)
+            value = _finite(loss, f"in batch {step} of the evaluation")
+            totals.add(value, int(errors), labels.shape[0])
             if after_batch is not None:
                 after_batch(totals.result())
     return totals.result()
@@ -135,11 +144,6 @@ def flat(inputs: Tensor) -> Tensor:
     """Return a batch of images as rows, (B, …) → (B, features), as a constant that shares the data."""
     data = inputs.realize_cached_data()
     return inputs if data.ndim == 2 else Tensor.make_const(data.reshape(data.shape[0], -1))
-
-
-def _count_errors(logits: Tensor, labels: Tensor) -> int:
-    predicted: Array = logits.realize_cached_data().argmax(axis=1)
-    return int((predicted != labels.realize_cached_data()).sum())
 
 
 def _finite(loss: Tensor, place: str) -> float:

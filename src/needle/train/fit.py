@@ -11,6 +11,7 @@ from needle.errors import TrainingError
 from needle.nn import Module
 from needle.optim import Optimizer
 from needle.train.epoch import Batches, EpochResult, LossFunction, evaluate_epoch, train_epoch
+from needle.train.step import Steps
 
 __all__ = ["EarlyStopping", "Row", "fit", "metrics_jsonl"]
 
@@ -29,6 +30,7 @@ def fit(
     test_loss_fn: LossFunction | None = None,
     before_step: Callable[[], object] | None = None,
     after_batch: Callable[[int, EpochResult], object] | None = None,
+    compiled: bool = True,
 ) -> Iterator[Row]:
     """Train and evaluate, and give one row of figures after each epoch.
 
@@ -44,6 +46,7 @@ def fit(
         test_loss_fn: the loss that is measured on the test data; `loss_fn` where None.
         before_step: called before each step of the optimizer, to clip gradients for example.
         after_batch: called with the epoch, from 1, and the training result so far.
+        compiled: whether to compile the steps with `ndl.jit`; a model or a loss that cannot be traced needs False.
 
     Raises:
         TrainingError: the loss is not finite; the message says in which epoch and at which step.
@@ -53,11 +56,21 @@ def fit(
         if after_batch is not None:
             after_batch(epoch, so_far)
 
+    training = Steps(model, loss_fn, optimizer, compiled=compiled)
+    testing = Steps(model, test_loss_fn or loss_fn, compiled=compiled)
     for epoch in range(1, epochs + 1):
         with _located(f"epoch {epoch}, step", optimizer, 1):
-            trained = train_epoch(model, train_batches, optimizer, loss_fn, before_step=before_step, after_batch=report)
+            trained = train_epoch(
+                model,
+                train_batches,
+                optimizer,
+                loss_fn,
+                before_step=before_step,
+                after_batch=report,
+                steps=training,
+            )
         with _located(f"epoch {epoch}, after step", optimizer, 0):
-            tested = evaluate_epoch(model, test_batches, test_loss_fn or loss_fn)
+            tested = evaluate_epoch(model, test_batches, test_loss_fn or loss_fn, steps=testing)
         yield _row(epoch, optimizer, trained, tested)
 
 
