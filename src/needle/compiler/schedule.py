@@ -47,6 +47,8 @@ _MOVEMENT = frozenset({"reshape", "permute", "broadcast", "slice", "flip"})
 _ALONE = frozenset({"cumsum", "scatter_add", "concat", "pad"})
 # An elementwise node that is used more than once is computed again up to this many operations.
 _CHEAP = 3
+# A node that is repeated by broadcasting is computed beforehand from this cost on: one division or root.
+_DEAR = 10
 # Longer chains get a buffer in between, which bounds the recursion and the size of one loop.
 _LONGEST_CHAIN = 60
 
@@ -143,6 +145,10 @@ def _choose_buffers(graph: Graph) -> set[Node]:
         elementwise = node.primitive in UFUNC_OF or node.primitive in ("where", "cast")
         cost[node] = sum(cost[one] for one in node.inputs) + elementwise * _weight(node.primitive)
         repeated = elementwise and uses[node] > 1 and cost[node] > _CHEAP
+        if node.primitive == "broadcast" and cost[node] >= _DEAR:
+            # Computed once, not for each element that it is repeated to.
+            chosen.add(_base(node.inputs[0]))
+            cost[node] = 0
         if stored or repeated or cost[node] > 10 * _LONGEST_CHAIN:
             chosen.add(node)
             cost[node] = 0
