@@ -1,10 +1,11 @@
 """Matrix products: one generator for every shape and layout.
 
-The right operand is packed into panels of a few vectors' width, zeros where the last one has no columns. A tile of
-the result, some rows high and a panel wide, is kept in registers while the loop over the inner dimension loads a
-row of the panel, repeats one element of each of the tile's rows of the left operand, and multiplies and adds. The left
-operand is read in place, whatever its strides. How high and wide a tile is comes from a count of the cycles that its
-multiply-adds and its loads take on the host's registers.
+A tile of the result, some rows high and some vectors wide, is kept in registers while the loop over the sum loads a few
+vectors of a row of the right operand, repeats one element of each of the tile's rows of the left operand, and
+multiplies and adds. `tiling` says how large tiles are, which of them are finished together while their operands lie in
+the caches, and which operands are first copied into panels (`packing`). Long sums are cut: sums so far are kept in
+the result. What follows elementwise, a contraction's epilogue, is computed tile by tile while the sums are in the first
+cache.
 
 Reference: K. Goto, R. van de Geijn, "Anatomy of high-performance matrix multiplication", 2008.
 """
@@ -21,64 +22,48 @@ import numpy as np
 from needle.compiler.host import Host
 from needle.compiler.ir import SSA, Function, llvm_type
 from needle.compiler.loops import Buffer, Call, Kernel, Load, Place, Reduce
+from needle.compiler.packing import (
+    Panels,
+    coordinates,
+    load_vector,
+    mask_below,
+    offset,
+    opaque,
+    part_start,
+    prefetch,
+    render_pack,
+    splat,
+    store_vector,
+)
 from needle.compiler.render import RenderedKernel, render_kernel
 from needle.compiler.schedule import Contraction, Operand
+from needle.compiler.tiling import Product, Split, Tiling, choose_tiling
 
-__all__ = ["Tile", "choose_tile", "render_contraction"]
+__all__ = ["render_contraction"]
 
 # Fewer multiply-adds than this are done by one thread.
-_WORTH_SHARING = 60_000
+_WORTH_SHARING = 400_000
+# How many steps of the sum a panel's rows are asked for before they are used.
+_AHEAD = 8
 
 
-@dataclass(frozen=True, slots=True)
-class Tile:
-    """A tile of the result: rows × vectors, and the number of elements of a vector."""
-
-    rows: int
-    vectors: int
-    lanes: int
-
-    @property
-    def columns(self) -> int:
-        """The width in elements."""
-        return self.vectors * self.lanes
-
-
-def choose_tile(rows: int, columns: int, lanes: int, registers: int) -> Tile:
-    """Return the tile that covers rows × columns in the fewest cycles, as `_cycles` counts them."""
-    candidates = [
-        Tile(height, vectors, lanes)
-        for vectors in (1, 2, 3, 4)
-        for height in range(1, rows + 1)
-        if height * vectors + vectors + 1 <= registers and vectors <= max(1, -(-columns // lanes))
-    ]
-    return min(candidates, key=lambda tile: (_cycles(rows, columns, tile), -tile.rows * tile.vectors))
-
-
-def _cycles(rows: int, columns: int, tile: Tile) -> float:
-    """Count the cycles a step of the inner dimension takes: two multiply-adds and two loads a cycle, four to finish."""
-    full, rest = divmod(rows, tile.rows)
-    panels = -(-columns // tile.columns)
-    heights = [(tile.rows, full)] + ([(rest, 1)] if rest else [])
-    cost = 0.0
-    for height, count in heights:
-        cost += count * max(height * tile.vectors / 2, (height + tile.vectors) / 2, 4)
-    return panels * cost
-
-
-def render_contraction(step: Contraction, host: Host) -> tuple[list[RenderedKernel], Buffer | None]:
-    """Return the functions that compute a contraction, in order, and the buffer for the packed operand."""
-    if step.out.dtype not in (np.float32, np.float64) or not all(step.out.shape):
-        return [render_kernel(_plain_loops(step))], None
-    rows, columns = step.out.shape[-2:]
-    if step.a.shape[-1] == 0:
-        return [render_kernel(_plain_loops(step))], None
-    tile = choose_tile(rows, columns, host.vector_bytes // step.out.dtype.itemsize, host.vector_registers)
-    panels = -(-columns // tile.columns)
-    batch = _batch_with_own_operand(step.b)
-    inner = step.b.shape[-2]
-    packed = Buffer(f"{step.name}_packed", (math.prod(batch), panels, inner, tile.columns), step.out.dtype)
-    return [_render_pack(step, tile, packed, batch), _render_tiles(step, tile, packed, batch)], packed
+def render_contraction(step: Contraction, host: Host) -> list[RenderedKernel]:
+    """Return the functions that compute a contraction, in order."""
+    if step.out.dtype not in (np.float32, np.float64) or not all(step.out.shape) or step.a.shape[-1] == 0:
+        return [render_kernel(_plain_loops(step))]
+    product = Product.of(step)
+    tiling = choose_tiling(product, host)
+    phases: list[RenderedKernel] = []
+    a, a_buffer = _operand_a(product, tiling), step.a.buffer
+    b, b_buffer = _operand_b(product, tiling), step.b.buffer
+    if tiling.pack_a:
+        a_buffer = a.buffer(f"{step.name}_a", step.out)
+        phases.append(render_pack(f"{step.name}_pack_a", a, step.a.buffer, a_buffer))
+    if tiling.pack_b:
+        b_buffer = b.buffer(f"{step.name}_b", step.out)
+        phases.append(render_pack(f"{step.name}_pack_b", b, step.b.buffer, b_buffer))
+    work = _Tiles(step, product, tiling, _source(a, tiling.pack_a), _source(b, tiling.pack_b))
+    return [*phases, work.render(a_buffer, b_buffer)]
 
 
 def _plain_loops(step: Contraction) -> Kernel:
@@ -103,160 +88,216 @@ def _plain_loops(step: Contraction) -> Kernel:
     return Kernel(step.name, (*batch, rows, columns, inner), (summed,), (stage,), step.sources)
 
 
-def _batch_with_own_operand(operand: Operand) -> tuple[int, ...]:
-    """Return the batch axes' lengths, 1 where the same matrix serves all: it is packed once."""
-    strides = operand.place.strides[:-2]
-    return tuple(1 if stride == 0 else n for n, stride in zip(operand.shape[:-2], strides, strict=True))
+def _operand_a(product: Product, tiling: Tiling) -> Panels:
+    rows, lanes = product.rows, tiling.lanes
+    return Panels(product.a, product.batch, rows, product.inner, tiling.rows, 1, tiling.a_width, lanes)
 
 
-def _split(f: Function, number: SSA, lengths: Sequence[int]) -> list[SSA]:
-    """Return the coordinates of a position in an array of these lengths."""
-    coordinates: list[SSA] = []
-    for length in reversed(lengths[1:]):
-        coordinates.append(f.binary("urem", number, f.integer(length)))
-        number = f.binary("udiv", number, f.integer(length))
-    return [number, *reversed(coordinates)] if lengths else []
+def _operand_b(product: Product, tiling: Tiling) -> Panels:
+    columns, lanes = product.columns, tiling.lanes
+    return Panels(product.b, product.batch, columns, product.inner, tiling.vectors, lanes, tiling.b_width, lanes)
 
 
-def _offset(f: Function, coordinates: Sequence[SSA], strides: Sequence[int], start: int = 0) -> SSA:
-    total = f.integer(start)
-    for coordinate, stride in zip(coordinates, strides, strict=True):
-        if stride:
-            total = f.binary("add nsw", total, f.binary("mul nsw", coordinate, f.integer(stride)))
-    return total
+@dataclass(frozen=True, slots=True)
+class _Source:
+    """Where a tile's operand begins and how it goes on: start + batch · at + panel · number + outer · first element."""
+
+    start: int
+    batch: tuple[int, ...]
+    panel: int
+    first: int
+    outer: int
+    inner: int
+
+    def begin(self, f: Function, at: Sequence[SSA], number: SSA, first: SSA) -> SSA:
+        """Return where the operand of a tile begins."""
+        return offset(f, [*at, number, first], [*self.batch, self.panel, self.first], self.start)
 
 
-def _render_pack(step: Contraction, tile: Tile, packed: Buffer, batch: Sequence[int]) -> RenderedKernel:
-    """Write the function that copies the right operand into panels."""
-    pointers = ["ptr noalias %packed", "ptr noalias %b", "i64 %begin", "i64 %end"]
-    f = Function(f"{step.name}_pack", pointers, "nounwind #0")
-    type_, size = llvm_type(packed.dtype), packed.dtype.itemsize
-    inner, columns = step.b.shape[-2:]
-    panels = packed.shape[1]
-    row_stride, column_stride = step.b.place.strides[-2:]
-    zero = SSA("0.0", type_)
-    with f.loop(SSA("%begin", "i64"), SSA("%end", "i64")) as part:
-        *place, panel = _split(f, part, [*batch, panels])
-        source = _offset(f, place, step.b.place.strides[:-2], step.b.place.offset)
-        first = f.binary("mul nsw", panel, f.integer(tile.columns))
-        left = f.binary("sub", f.integer(columns), first)
-        width = f.intrinsic("smin", left, f.integer(tile.columns))
-        target = f.binary("mul nsw", part, f.integer(inner * tile.columns))
-        source = f.binary("add nsw", source, f.binary("mul nsw", first, f.integer(column_stride)))
-        with f.loop(f.integer(0), f.integer(inner)) as k:
-            row = f.binary("add nsw", source, f.binary("mul nsw", k, f.integer(row_stride)))
-            out = f.binary("add nsw", target, f.binary("mul nsw", k, f.integer(tile.columns)))
-            with f.loop(f.integer(0), width) as j:
-                at = f.binary("add nsw", row, f.binary("mul nsw", j, f.integer(column_stride)))
-                value = f.load(type_, f.address("%b", type_, at), size)
-                f.store(value, f.address("%packed", type_, f.binary("add nsw", out, j)), size)
-            with f.loop(width, f.integer(tile.columns)) as j:
-                f.store(zero, f.address("%packed", type_, f.binary("add nsw", out, j)), size)
-    parts = math.prod(batch) * panels
-    return RenderedKernel(f, (packed, step.b.buffer), parts, packed.size >= _WORTH_SHARING)
+def _source(panels: Panels, is_packed: bool) -> _Source:
+    if is_packed:
+        return _Source(0, panels.batch_strides, panels.inner * panels.width, 0, 1, panels.width)
+    layout = panels.layout
+    return _Source(layout.offset, layout.batch, 0, layout.outer, layout.outer, layout.inner)
 
 
-def _render_tiles(step: Contraction, tile: Tile, packed: Buffer, batch: Sequence[int]) -> RenderedKernel:
-    """Write the function that computes tiles begin … end − 1 of the result, panel by panel."""
-    pointers = ["ptr noalias %out", "ptr noalias %a", "ptr noalias %packed", "i64 %begin", "i64 %end"]
-    f = Function(f"{step.name}_tiles", pointers, "nounwind #0")
-    *out_batch, rows, columns = step.out.shape
-    inner = step.a.shape[-1]
-    panels, heights = packed.shape[1], -(-rows // tile.rows)
-    own = Buffer("", tuple(batch), packed.dtype).strides
-    packed_strides = [0 if n == 1 else stride for n, stride in zip(batch, own, strict=True)]
-    with f.loop(SSA("%begin", "i64"), SSA("%end", "i64")) as part:
-        *place, panel, height = _split(f, part, [*out_batch, panels, heights])
-        first_row = f.binary("mul nsw", height, f.integer(tile.rows))
-        first_column = f.binary("mul nsw", panel, f.integer(tile.columns))
-        matrix = f.binary("mul nsw", _offset(f, place, packed_strides), f.integer(panels))
-        panel_start = f.binary("mul nsw", f.binary("add nsw", matrix, panel), f.integer(inner * tile.columns))
-        a_start = _offset(f, place, step.a.place.strides[:-2], step.a.place.offset)
-        a_start = f.binary("add nsw", a_start, f.binary("mul nsw", first_row, f.integer(step.a.place.strides[-2])))
-        out_start = _offset(f, [*place, first_row, first_column], step.out.strides)
-        left = f.binary("sub", f.integer(columns), first_column)
-        work = _TileCode(f, step, tile, packed.dtype, a_start, panel_start, out_start, left)
-        rest = rows % tile.rows
-        if not rest:
-            work.write(tile.rows)
-        else:
-            is_last = f.compare("eq", height, f.integer(heights - 1))
-            with f.when(is_last):
-                work.write(rest)
-            if heights > 1:
-                with f.when(f.binary("xor", is_last, SSA("true", "i1"))):
-                    work.write(tile.rows)
-    parts = math.prod(out_batch) * panels * heights
-    shared = step.out.size * inner >= _WORTH_SHARING
-    return RenderedKernel(f, (step.out, step.a.buffer, packed), parts, shared)
+class _Tiles:
+    """Writes the function that computes tiles begin … end − 1 of the result, block by block."""
+
+    def __init__(self, step: Contraction, product: Product, tiling: Tiling, a: _Source, b: _Source) -> None:
+        self.step = step
+        self.product = product
+        self.tiling = tiling
+        self.a = a
+        self.b = b
+        pointers = ["ptr noalias %out", "ptr noalias %a", "ptr noalias %b", "i64 %begin", "i64 %end"]
+        self.f = Function(f"{step.name}_tiles", pointers, "nounwind noinline #0")
+
+    def render(self, a: Buffer, b: Buffer) -> RenderedKernel:
+        """Return the function."""
+        f, product, tiling = self.f, self.product, self.tiling
+        blocks = [-(-count // size) for count, size in zip(self._counts(), tiling.block, strict=True)]
+        each = math.prod(tiling.block)
+        parts = math.prod([*product.batch, *blocks, each])
+        last = f.binary("sub", f.binary("add", SSA("%end", "i64"), f.integer(each - 1)), f.integer(0))
+        first_block = f.binary("udiv", SSA("%begin", "i64"), f.integer(each))
+        with f.loop(first_block, f.binary("udiv", last, f.integer(each))) as block:
+            *at, across, down = coordinates(f, block, [*product.batch, blocks[1], blocks[0]])
+            start = f.binary("mul nsw", block, f.integer(each))
+            low = f.binary("sub", f.intrinsic("smax", start, SSA("%begin", "i64")), start)
+            high = f.binary(
+                "sub", f.intrinsic("smin", f.binary("add", start, f.integer(each)), SSA("%end", "i64")), start
+            )
+            with f.loop(f.integer(0), f.integer(tiling.inner.count)) as cut, f.loop(low, high) as number:
+                self._tile_in_block(at, down, across, number, cut)
+        shared = math.prod(product.batch) * product.rows * product.columns * product.inner >= _WORTH_SHARING
+        return RenderedKernel(f, (self.step.out, a, b), parts, shared, 1)
+
+    def _counts(self) -> tuple[int, int]:
+        return self.tiling.rows.count, self.tiling.vectors.count
+
+    def _tile_in_block(self, at: Sequence[SSA], down: SSA, across: SSA, number: SSA, cut: SSA) -> None:
+        """Compute a tile, given its number in the block; nothing where the block hangs over the edge."""
+        f = self.f
+        height, width = self.tiling.block
+        row, column = coordinates(f, number, [height, width])
+        row = f.binary("add", row, f.binary("mul", down, f.integer(height)))
+        column = f.binary("add", column, f.binary("mul", across, f.integer(width)))
+        rows, columns = self._counts()
+        if rows % height == 0 and columns % width == 0:
+            self._tile(at, row, column, cut)
+            return
+        inside = f.binary("and", f.compare("slt", row, f.integer(rows)), f.compare("slt", column, f.integer(columns)))
+        with f.when(inside):
+            self._tile(at, row, column, cut)
+
+    def _tile(self, at: Sequence[SSA], row: SSA, panel: SSA, cut: SSA) -> None:
+        """Compute a tile at these numbers: one loop for each size that tiles have."""
+        f, tiling = self.f, self.tiling
+        first_row, height = self._extent(tiling.rows, row)
+        first_vector, width = self._extent(tiling.vectors, panel)
+        first_column = f.binary("mul nsw", first_vector, f.integer(tiling.lanes))
+        begin = part_start(f, tiling.inner, cut)
+        end = part_start(f, tiling.inner, f.binary("add", cut, f.integer(1)))
+        place = _TilePlace(
+            self.a.begin(f, at, row, first_row),
+            self.b.begin(f, at, panel, first_column),
+            offset(f, [*at, first_row, first_column], self._out_strides()),
+            f.binary("sub", f.integer(self.product.columns), first_column),
+            begin,
+            end,
+            f.compare("eq", cut, f.integer(0)),
+        )
+        for is_tall, rows in self._variants(tiling.rows, height):
+            with f.when(is_tall):
+                for is_wide, vectors in self._variants(tiling.vectors, width):
+                    with f.when(is_wide):
+                        self._sums(place, rows, vectors)
+
+    def _out_strides(self) -> list[int]:
+        rows, columns = self.product.rows, self.product.columns
+        strides, size = [columns, 1], rows * columns
+        for length in reversed(self.product.batch):
+            strides.insert(0, size)
+            size *= length
+        return strides
+
+    def _extent(self, split: Split, number: SSA) -> tuple[SSA, SSA]:
+        start = part_start(self.f, split, number)
+        end = part_start(self.f, split, self.f.binary("add", number, self.f.integer(1)))
+        return start, self.f.binary("sub", end, start)
+
+    def _variants(self, split: Split, size: SSA) -> list[tuple[SSA, int]]:
+        if split.largest == split.smallest:
+            return [(SSA("true", "i1"), split.largest)]
+        is_large = self.f.compare("eq", size, self.f.integer(split.largest))
+        is_small = self.f.binary("xor", is_large, SSA("true", "i1"))
+        return [(is_large, split.largest), (is_small, split.smallest)]
+
+    # -- one tile
+
+    def _sums(self, place: _TilePlace, rows: int, vectors: int) -> None:
+        """Write one size's code: the sums so far, the loop, and the store."""
+        f, lanes = self.f, self.tiling.lanes
+        scalar = llvm_type(self.step.out.dtype)
+        masks = self._masks(place, vectors)
+        out = f.address("%out", scalar, place.out)
+        addresses = [
+            self._moved(out, i * self.product.columns + j * lanes) for i in range(rows) for j in range(vectors)
+        ]
+        align = self.step.out.dtype.itemsize
+        vector = f"<{lanes} x {scalar}>"
+        starts = []
+        for number, address in enumerate(addresses):
+            zero = SSA("zeroinitializer", vector)
+            if self.tiling.inner.count > 1:
+                before = load_vector(f, vector, address, masks[number % vectors], align)
+                zero = f.select(place.is_first, zero, before)
+            starts.append(zero)
+        sums = self._loop(place, rows, vectors, starts, masks)
+        for number, address in enumerate(addresses):
+            store_vector(f, sums[number], address, masks[number % vectors], align)
+
+    def _masks(self, place: _TilePlace, vectors: int) -> list[SSA | None]:
+        """Return for each vector of a tile the mask of its columns: none where all are always there."""
+        masks: list[SSA | None] = [None] * vectors
+        columns = self.tiling.vectors
+        # The last panel is one of the narrow ones.
+        if self.product.columns % self.tiling.lanes and vectors == columns.smallest:
+            left = self.f.binary("sub", place.columns_left, self.f.integer((vectors - 1) * self.tiling.lanes))
+            masks[-1] = mask_below(self.f, left, self.tiling.lanes)
+        return masks
+
+    def _loop(
+        self, place: _TilePlace, rows: int, vectors: int, starts: Sequence[SSA], masks: Sequence[SSA | None]
+    ) -> list[SSA]:
+        """Write the loop over the sum, all sums in registers, and return them."""
+        f, lanes = self.f, self.tiling.lanes
+        dtype: np.dtype[Any] = self.step.out.dtype
+        scalar, vector, size = llvm_type(dtype), f"<{lanes} x {llvm_type(dtype)}>", dtype.itemsize
+        b_masks = [None] * vectors if self.tiling.pack_b else masks
+        end = opaque(f, place.end)
+        before, body, done = f.block, f.fresh("body"), f.fresh("done")
+        f.do(f"br label {body}")
+        f.label(body)
+        k, following = f.fresh("k"), f.fresh("k")
+        kept = [SSA(f.fresh("sum"), vector) for _ in starts]
+        heads = len(f.lines)
+        f.lines.extend([""] * (1 + len(kept)))
+        step = SSA(k, "i64")
+        b_at = f.address("%b", scalar, f.binary("add nsw", place.b, f.binary("mul nsw", step, f.integer(self.b.inner))))
+        row = []
+        for j in range(vectors):
+            row.append(load_vector(f, vector, self._moved(b_at, j * lanes), b_masks[j], size))
+            if self.tiling.pack_b:
+                prefetch(f, self._moved(b_at, j * lanes + _AHEAD * self.b.inner))
+        a_at = f.address("%a", scalar, f.binary("add nsw", place.a, f.binary("mul nsw", step, f.integer(self.a.inner))))
+        sums = []
+        for i in range(rows):
+            element = f.load(scalar, self._moved(a_at, i * self.a.outer), size)
+            repeated = splat(f, element, lanes)
+            sums += [f.intrinsic("fma", repeated, row[j], kept[i * vectors + j]) for j in range(vectors)]
+        f.lines.append(f"  {following} = add nsw i64 {k}, 1")
+        f.lines[heads] = f"  {k} = phi i64 [ {place.begin.name}, %{before} ], [ {following}, {body} ]"
+        for number, (one, start, new) in enumerate(zip(kept, starts, sums, strict=True), heads + 1):
+            f.lines[number] = f"  {one.name} = phi {vector} [ {start.name}, %{before} ], [ {new.name}, {body} ]"
+        more = f.emit("i1", f"icmp slt i64 {following}, {end.name}")
+        f.do(f"br {more}, label {body}, label {done}")
+        f.label(done)
+        return sums
+
+    def _moved(self, address: SSA, elements: int) -> SSA:
+        return self.f.address(address.name, llvm_type(self.step.out.dtype), self.f.integer(elements))
 
 
-@dataclass
-class _TileCode:
-    """Writes one tile: accumulators, the loop over the inner dimension, and the store."""
+@dataclass(frozen=True, slots=True)
+class _TilePlace:
+    """Where a tile's operands and its result begin, the columns from there on, and the part of the sum to do."""
 
-    f: Function
-    step: Contraction
-    tile: Tile
-    dtype: np.dtype[Any]
-    a_start: SSA
-    panel_start: SSA
-    out_start: SSA
+    a: SSA
+    b: SSA
+    out: SSA
     columns_left: SSA
-
-    def write(self, rows: int) -> None:
-        """Write a tile of `rows` rows."""
-        f, tile = self.f, self.tile
-        scalar = llvm_type(self.dtype)
-        vector = f"<{tile.lanes} x {scalar}>"
-        sums = [[f.slot(vector) for _ in range(tile.vectors)] for _ in range(rows)]
-        for slot in (slot for row in sums for slot in row):
-            f.store(SSA("zeroinitializer", vector), slot, 64)
-        row_stride, inner_stride = self.step.a.place.strides[-2:]
-        with f.loop(f.integer(0), f.integer(self.step.a.shape[-1])) as k:
-            at = f.binary("add nsw", self.panel_start, f.binary("mul nsw", k, f.integer(tile.columns)))
-            panel_row = [
-                f.load(vector, f.address("%packed", scalar, f.binary("add nsw", at, f.integer(j * tile.lanes))), 4)
-                for j in range(tile.vectors)
-            ]
-            a_at = f.binary("add nsw", self.a_start, f.binary("mul nsw", k, f.integer(inner_stride)))
-            for i in range(rows):
-                element_at = f.binary("add nsw", a_at, f.integer(i * row_stride))
-                element = f.load(scalar, f.address("%a", scalar, element_at), self.dtype.itemsize)
-                repeated = self._repeat(element, vector)
-                for j in range(tile.vectors):
-                    so_far = f.load(vector, sums[i][j], 64)
-                    f.store(f.intrinsic("fma", repeated, panel_row[j], so_far), sums[i][j], 64)
-        self._store(sums, vector, scalar)
-
-    def _repeat(self, element: SSA, vector: str) -> SSA:
-        first = self.f.emit(vector, f"insertelement {vector} poison, {element}, i64 0")
-        mask = f"<{self.tile.lanes} x i32> zeroinitializer"
-        return self.f.emit(vector, f"shufflevector {first}, {vector} poison, {mask}")
-
-    def _store(self, sums: list[list[SSA]], vector: str, scalar: str) -> None:
-        """Write the sums to the result, whole vectors where all columns are there, else those that are."""
-        f, tile = self.f, self.tile
-        row_stride = self.step.out.strides[-2]
-        ragged = self.step.out.shape[-1] % tile.columns
-        for i, row in enumerate(sums):
-            for j, slot in enumerate(row):
-                value = f.load(vector, slot, 64)
-                at = f.binary("add nsw", self.out_start, f.integer(i * row_stride + j * tile.lanes))
-                address = f.address("%out", scalar, at)
-                if ragged:
-                    self._store_masked(value, address, vector, j)
-                else:
-                    f.store(value, address, self.dtype.itemsize)
-
-    def _store_masked(self, value: SSA, address: SSA, vector: str, j: int) -> None:
-        f, lanes = self.f, self.tile.lanes
-        left = f.binary("sub", self.columns_left, f.integer(j * lanes))
-        numbers = ", ".join(f"i64 {lane}" for lane in range(lanes))
-        limits = f"<{lanes} x i64>"
-        first = f.emit(limits, f"insertelement {limits} poison, {left}, i64 0")
-        repeated = f.emit(limits, f"shufflevector {first}, {limits} poison, <{lanes} x i32> zeroinitializer")
-        mask = f.emit(f"<{lanes} x i1>", f"icmp slt {limits} <{numbers}>, {repeated.name}")
-        name = f"llvm.masked.store.v{lanes}f{self.dtype.itemsize * 8}.p0"
-        f.declarations.add(f"declare void @{name}({vector}, ptr, i32, <{lanes} x i1>)")
-        f.do(f"call void @{name}({value}, {address}, i32 {self.dtype.itemsize}, {mask})")
+    begin: SSA
+    end: SSA
+    is_first: SSA

@@ -43,7 +43,7 @@ def render_program(program: Program, host: Host) -> Module:
         if isinstance(step, Kernel):
             phases.append(render_kernel(step))
         else:
-            phases.extend(render_contraction(step, host)[0])
+            phases.extend(render_contraction(step, host))
     phases = [phase for phase in phases if phase.parts > 0]
     outside = [
         *program.inputs,

@@ -1,0 +1,253 @@
+"""Copies of matrices in panels: what a tile reads one step after another lies side by side.
+
+A panel holds, for every step of the sum, the elements of `width` neighbouring columns (or rows, of the left operand).
+Memory that lies along the panels is copied vector by vector; memory that lies along the sums is transposed in squares
+of registers, in log₂(lanes) rounds of shuffles; what lies neither way is copied element by element. Places past the
+matrix's edge hold anything: the tile does not store what comes of them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from needle.compiler.ir import SSA, Function, llvm_type
+from needle.compiler.loops import Buffer
+from needle.compiler.render import RenderedKernel
+from needle.compiler.tiling import Layout, Split
+
+__all__ = [
+    "Panels",
+    "coordinates",
+    "load_vector",
+    "mask_below",
+    "offset",
+    "opaque",
+    "part_start",
+    "prefetch",
+    "render_pack",
+    "splat",
+    "store_vector",
+]
+
+# Steps of the sum in one piece of work for a thread.
+_PIECE = 128
+# Fewer elements than this are copied by one thread.
+_WORTH_SHARING = 30_000
+
+
+@dataclass(frozen=True, slots=True)
+class Panels:
+    """How a matrix is cut: `split` of its outer axis, in units of `unit` elements, panels `width` wide."""
+
+    layout: Layout
+    batch: tuple[int, ...]
+    outer: int
+    inner: int
+    split: Split
+    unit: int
+    width: int
+    lanes: int
+
+    def buffer(self, name: str, like: Buffer) -> Buffer:
+        """Return the buffer that holds all panels; matrices that repeat along a batch axis are there once."""
+        return Buffer(name, (math.prod(self.own_batch), self.split.count, self.inner, self.width), like.dtype)
+
+    @property
+    def own_batch(self) -> tuple[int, ...]:
+        """The batch axes' lengths, 1 where the same matrix serves all."""
+        return tuple(1 if stride == 0 else n for n, stride in zip(self.batch, self.layout.batch, strict=True))
+
+    @property
+    def batch_strides(self) -> tuple[int, ...]:
+        """How many elements apart the packed matrices of neighbours along each batch axis are."""
+        size = self.split.count * self.inner * self.width
+        strides = []
+        for length in reversed(self.own_batch):
+            strides.append(0 if length == 1 else size)
+            size *= length
+        return tuple(reversed(strides))
+
+
+def coordinates(f: Function, number: SSA, lengths: Sequence[int]) -> list[SSA]:
+    """Return the coordinates of a position in an array of these lengths."""
+    found: list[SSA] = []
+    for length in reversed(lengths[1:]):
+        found.append(f.binary("urem", number, f.integer(length)))
+        number = f.binary("udiv", number, f.integer(length))
+    return [number, *reversed(found)] if lengths else []
+
+
+def offset(f: Function, at: Sequence[SSA], strides: Sequence[int], start: int = 0) -> SSA:
+    """Return start + Σ at[i] · strides[i]."""
+    total = f.integer(start)
+    for coordinate, stride in zip(at, strides, strict=True):
+        if stride:
+            total = f.binary("add nsw", total, f.binary("mul nsw", coordinate, f.integer(stride)))
+    return total
+
+
+def part_start(f: Function, split: Split, number: SSA) -> SSA:
+    """Return where a part of a split begins: ⌈number · total / count⌉."""
+    if split.total % split.count == 0:
+        return f.binary("mul nsw", number, f.integer(split.largest))
+    product = f.binary("mul nsw", number, f.integer(split.total))
+    return f.binary("udiv", f.binary("add nsw", product, f.integer(split.count - 1)), f.integer(split.count))
+
+
+def load_vector(f: Function, vector: str, address: SSA, mask: SSA | None, align: int) -> SSA:
+    """Load a vector, zeros where a mask says so."""
+    if mask is None:
+        return f.load(vector, address, align)
+    name = f"llvm.masked.load.{_mangled(vector)}.p0"
+    f.declarations.add(f"declare {vector} @{name}(ptr, i32, {mask.type}, {vector})")
+    return f.emit(vector, f"call {vector} @{name}({address}, i32 {align}, {mask}, {vector} zeroinitializer)")
+
+
+def store_vector(f: Function, value: SSA, address: SSA, mask: SSA | None, align: int) -> None:
+    """Store a vector where a mask lets it."""
+    if mask is None:
+        f.store(value, address, align)
+        return
+    name = f"llvm.masked.store.{_mangled(value.type)}.p0"
+    f.declarations.add(f"declare void @{name}({value.type}, ptr, i32, {mask.type})")
+    f.do(f"call void @{name}({value}, {address}, i32 {align}, {mask})")
+
+
+def opaque(f: Function, number: SSA) -> SSA:
+    """Return a number of which LLVM knows nothing: it would write out a loop whose length it knows, many times over."""
+    return f.emit("i64", f'call i64 asm "", "=r,0"({number})')
+
+
+def prefetch(f: Function, address: SSA) -> None:
+    """Ask for a line of memory that will be read soon; it may lie past the end."""
+    f.declarations.add("declare void @llvm.prefetch.p0(ptr, i32, i32, i32)")
+    f.do(f"call void @llvm.prefetch.p0({address}, i32 0, i32 3, i32 1)")
+
+
+def mask_below(f: Function, limit: SSA, lanes: int) -> SSA:
+    """Return the mask of the lanes whose number is below a limit."""
+    numbers = ", ".join(f"i64 {lane}" for lane in range(lanes))
+    repeated = splat(f, limit, lanes)
+    return f.emit(f"<{lanes} x i1>", f"icmp slt <{lanes} x i64> <{numbers}>, {repeated.name}")
+
+
+def splat(f: Function, value: SSA, lanes: int) -> SSA:
+    """Return the vector of one value everywhere."""
+    vector = f"<{lanes} x {value.type}>"
+    first = f.emit(vector, f"insertelement {vector} poison, {value}, i64 0")
+    return f.emit(vector, f"shufflevector {first}, {vector} poison, <{lanes} x i32> zeroinitializer")
+
+
+def _mangled(vector: str) -> str:
+    count, element = vector.strip("<>").split(" x ")
+    return f"v{count}{'f32' if element == 'float' else 'f64'}"
+
+
+def render_pack(name: str, panels: Panels, source: Buffer, packed: Buffer) -> RenderedKernel:
+    """Write the function that copies a matrix into panels."""
+    parameters = ["ptr noalias %packed", "ptr noalias %source", "i64 %begin", "i64 %end"]
+    f = Function(name, parameters, "nounwind noinline #0")
+    pieces = -(-panels.inner // _PIECE)
+    with f.loop(SSA("%begin", "i64"), SSA("%end", "i64")) as part:
+        *at, panel, piece = coordinates(f, part, [*panels.own_batch, panels.split.count, pieces])
+        matrix = offset(f, at, panels.layout.batch, panels.layout.offset)
+        first = f.binary("mul nsw", part_start(f, panels.split, panel), f.integer(panels.unit))
+        number = f.binary("udiv", part, f.integer(pieces))
+        target = f.binary("mul nsw", number, f.integer(panels.inner * panels.width))
+        begin = f.binary("mul nsw", piece, f.integer(_PIECE))
+        end = f.intrinsic("smin", f.binary("add nsw", begin, f.integer(_PIECE)), f.integer(panels.inner))
+        _Copy(f, panels, packed, matrix, first, target).write(begin, end)
+    parts = math.prod(panels.own_batch) * panels.split.count * pieces
+    return RenderedKernel(f, (packed, source), parts, packed.size >= _WORTH_SHARING, 1)
+
+
+class _Copy:
+    """Writes the copy of one panel's steps."""
+
+    def __init__(  # noqa: PLR0917
+        self, f: Function, panels: Panels, packed: Buffer, matrix: SSA, first: SSA, target: SSA
+    ) -> None:
+        self.f = f
+        self.panels = panels
+        self.scalar, self.size = llvm_type(packed.dtype), packed.dtype.itemsize
+        self.vector = f"<{panels.lanes} x {self.scalar}>"
+        self.matrix = matrix
+        self.first = first
+        self.target = target
+
+    def write(self, begin: SSA, end: SSA) -> None:
+        """Copy steps begin … end − 1."""
+        layout = self.panels.layout
+        if layout.outer == 1:
+            self._along_panels(begin, end)
+        elif layout.inner == 1:
+            self._along_sums(begin, end)
+        else:
+            self._elements(begin, end)
+
+    def _source(self, column: SSA, k: SSA) -> SSA:
+        at = offset(self.f, [column, k], (self.panels.layout.outer, self.panels.layout.inner))
+        return self.f.address("%source", self.scalar, self.f.binary("add nsw", self.matrix, at))
+
+    def _target(self, k: SSA, j: SSA) -> SSA:
+        at = offset(self.f, [k, j], (self.panels.width, 1))
+        return self.f.address("%packed", self.scalar, self.f.binary("add nsw", self.target, at))
+
+    def _along_panels(self, begin: SSA, end: SSA) -> None:
+        f, panels = self.f, self.panels
+        starts = range(0, panels.width, panels.lanes)
+        columns = [f.binary("add nsw", self.first, f.integer(j)) for j in starts]
+        left = [f.binary("sub nsw", f.integer(panels.outer), column) for column in columns]
+        whole = panels.unit == panels.lanes and panels.outer % panels.lanes == 0 and _is_even(panels.split)
+        masks = [None if whole else mask_below(f, limit, panels.lanes) for limit in left]
+        with f.loop(begin, end) as k:
+            for j, column, mask in zip(starts, columns, masks, strict=True):
+                value = load_vector(f, self.vector, self._source(column, k), mask, self.size)
+                f.store(value, self._target(k, f.integer(j)), self.size)
+
+    def _along_sums(self, begin: SSA, end: SSA) -> None:
+        f, panels = self.f, self.panels
+        lanes, short = panels.lanes, min(panels.lanes, panels.inner)
+        mask = mask_below(f, f.integer(short), lanes) if short < lanes else None
+        last = f.integer(panels.outer - 1)
+        with f.loop(begin, end, lanes) as start:
+            # The last square overlaps the one before: it writes the same values there.
+            k = f.intrinsic("smin", start, f.integer(panels.inner - short))
+            with f.loop(f.integer(0), opaque(f, f.integer(panels.width)), lanes) as j:
+                rows = []
+                for i in range(lanes):
+                    column = f.binary("add nsw", f.binary("add nsw", self.first, j), f.integer(i))
+                    column = f.intrinsic("smin", column, last)
+                    rows.append(load_vector(f, self.vector, self._source(column, k), mask, self.size))
+                for i, row in enumerate(self._transposed(rows)[:short]):
+                    f.store(row, self._target(f.binary("add nsw", k, f.integer(i)), j), self.size)
+
+    def _transposed(self, rows: list[SSA]) -> list[SSA]:
+        """Transpose a square of registers: halves change places, then quarters within halves, and so on."""
+        lanes, step = self.panels.lanes, self.panels.lanes // 2
+        while step:
+            upper = [lane if lane & step == 0 else lanes + lane - step for lane in range(lanes)]
+            lower = [lane + step if lane & step == 0 else lanes + lane for lane in range(lanes)]
+            for i in (i for i in range(lanes) if i & step == 0):
+                pair = rows[i], rows[i + step]
+                rows[i], rows[i + step] = self._shuffled(*pair, upper), self._shuffled(*pair, lower)
+            step //= 2
+        return rows
+
+    def _shuffled(self, a: SSA, b: SSA, order: Sequence[int]) -> SSA:
+        chosen = ", ".join(f"i32 {lane}" for lane in order)
+        return self.f.emit(self.vector, f"shufflevector {a}, {b}, <{len(order)} x i32> <{chosen}>")
+
+    def _elements(self, begin: SSA, end: SSA) -> None:
+        f, panels = self.f, self.panels
+        last = f.integer(panels.outer - 1)
+        with f.loop(begin, end) as k, f.loop(f.integer(0), f.integer(panels.width)) as j:
+            column = f.intrinsic("smin", f.binary("add nsw", self.first, j), last)
+            value = f.load(self.scalar, self._source(column, k), self.size)
+            f.store(value, self._target(k, j), self.size)
+
+
+def _is_even(split: Split) -> bool:
+    return split.largest == split.smallest
