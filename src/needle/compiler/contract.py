@@ -13,12 +13,13 @@ Reference: K. Goto, R. van de Geijn, "Anatomy of high-performance matrix multipl
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from needle.compiler.epilogue import Epilogue
 from needle.compiler.host import Host
 from needle.compiler.ir import SSA, Function, llvm_type
 from needle.compiler.loops import Buffer, Call, Kernel, Load, Place, Reduce
@@ -50,7 +51,10 @@ _AHEAD = 8
 def render_contraction(step: Contraction, host: Host) -> list[RenderedKernel]:
     """Return the functions that compute a contraction, in order."""
     if step.out.dtype not in (np.float32, np.float64) or not all(step.out.shape) or step.a.shape[-1] == 0:
-        return [render_kernel(_plain_loops(step))]
+        kernels = [_plain_loops(step)]
+        if step.epilogue:
+            kernels.append(Kernel(f"{step.name}_finish", step.out.shape, (), step.epilogue, step.sources))
+        return [render_kernel(kernel) for kernel in kernels]
     product = Product.of(step)
     tiling = choose_tiling(product, host)
     phases: list[RenderedKernel] = []
@@ -130,8 +134,16 @@ class _Tiles:
         self.tiling = tiling
         self.a = a
         self.b = b
-        pointers = ["ptr noalias %out", "ptr noalias %a", "ptr noalias %b", "i64 %begin", "i64 %end"]
-        self.f = Function(f"{step.name}_tiles", pointers, "nounwind noinline #0")
+        # Sums that nobody else reads go no further than a piece of the stack.
+        self.writes_out = step.keeps_out or tiling.inner.count > 1
+        row_stride = product.columns if self.writes_out else tiling.b_width
+        self.epilogue = Epilogue(step, product, tiling, row_stride)
+        names = self.epilogue.pointers
+        written = ["%out"] * self.writes_out + [names[buffer] for buffer in self.epilogue.writes]
+        read = ["%a", "%b", *(names[buffer] for buffer in self.epilogue.reads)]
+        parameters = [f"ptr noalias {name}" for name in [*written, *read]]
+        self.f = _TilesFunction(f"{step.name}_tiles", [*parameters, "i64 %begin", "i64 %end"], "nounwind noinline #0")
+        self.tile = self.f.slot(llvm_type(step.out.dtype), tiling.rows.largest * tiling.b_width)
 
     def render(self, a: Buffer, b: Buffer) -> RenderedKernel:
         """Return the function."""
@@ -151,7 +163,11 @@ class _Tiles:
             with f.loop(f.integer(0), f.integer(tiling.inner.count)) as cut, f.loop(low, high) as number:
                 self._tile_in_block(at, down, across, number, cut)
         shared = math.prod(product.batch) * product.rows * product.columns * product.inner >= _WORTH_SHARING
-        return RenderedKernel(f, (self.step.out, a, b), parts, shared, 1)
+        if self.step.epilogue:
+            f.finish = self.epilogue.function()
+            f.declarations |= f.finish.declarations
+        written = (self.step.out,) * self.writes_out + self.epilogue.writes
+        return RenderedKernel(f, (*written, a, b, *self.epilogue.reads), parts, shared, len(written))
 
     def _counts(self) -> tuple[int, int]:
         return self.tiling.rows.count, self.tiling.vectors.count
@@ -187,6 +203,9 @@ class _Tiles:
             begin,
             end,
             f.compare("eq", cut, f.integer(0)),
+            f.compare("eq", cut, f.integer(tiling.inner.count - 1)),
+            tuple(at),
+            (first_row, first_column),
         )
         for is_tall, rows in self._variants(tiling.rows, height):
             with f.when(is_tall):
@@ -221,10 +240,9 @@ class _Tiles:
         f, lanes = self.f, self.tiling.lanes
         scalar = llvm_type(self.step.out.dtype)
         masks = self._masks(place, vectors)
-        out = f.address("%out", scalar, place.out)
-        addresses = [
-            self._moved(out, i * self.product.columns + j * lanes) for i in range(rows) for j in range(vectors)
-        ]
+        target = f.address("%out", scalar, place.out) if self.writes_out else self.tile
+        stride = self.epilogue.row_stride
+        addresses = [self._moved(target, i * stride + j * lanes) for i in range(rows) for j in range(vectors)]
         align = self.step.out.dtype.itemsize
         vector = f"<{lanes} x {scalar}>"
         starts = []
@@ -236,7 +254,10 @@ class _Tiles:
             starts.append(zero)
         sums = self._loop(place, rows, vectors, starts, masks)
         for number, address in enumerate(addresses):
-            store_vector(f, sums[number], address, masks[number % vectors], align)
+            store_vector(f, sums[number], address, masks[number % vectors] if self.writes_out else None, align)
+        if self.step.epilogue:
+            with f.when(place.is_last):
+                self.epilogue.call(f, target, place.batch, place.first, (rows, vectors))
 
     def _masks(self, place: _TilePlace, vectors: int) -> list[SSA | None]:
         """Return for each vector of a tile the mask of its columns: none where all are always there."""
@@ -290,6 +311,18 @@ class _Tiles:
         return self.f.address(address.name, llvm_type(self.step.out.dtype), self.f.integer(elements))
 
 
+@dataclass
+class _TilesFunction(Function):
+    """The function of a contraction's tiles, and the one of its epilogue that it calls."""
+
+    finish: Function | None = None
+
+    def text(self, result: str = "void", returned: Callable[[], str] | None = None) -> str:
+        """Return both functions."""
+        tiles = super().text(result, returned)
+        return tiles if self.finish is None else f"{self.finish.text()}\n\n{tiles}"
+
+
 @dataclass(frozen=True, slots=True)
 class _TilePlace:
     """Where a tile's operands and its result begin, the columns from there on, and the part of the sum to do."""
@@ -301,3 +334,6 @@ class _TilePlace:
     begin: SSA
     end: SSA
     is_first: SSA
+    is_last: SSA
+    batch: tuple[SSA, ...]
+    first: tuple[SSA, SSA]

@@ -36,7 +36,7 @@ from needle.compiler.loops import (
 )
 from needle.compiler.scalar import emit_call, emit_cast, emit_combine, reduction_start
 
-__all__ = ["RenderedKernel", "render_kernel"]
+__all__ = ["RenderedKernel", "render_kernel", "render_stores"]
 
 # Columns whose partial results are kept side by side: four registers of sixteen floats.
 _STRIP = 64
@@ -79,6 +79,21 @@ def render_kernel(kernel: Kernel) -> RenderedKernel:
     parts = renderer.render()
     work = np.prod(kernel.shape, dtype=float) * sum(_cost(stage) for stage in kernel.stages)
     return RenderedKernel(function, buffers, parts, bool(work >= _WORTH_SHARING), len(kernel.writes()))
+
+
+def render_stores(
+    function: Function,
+    pointers: dict[Buffer, str],
+    axes: Sequence[SSA],
+    known: dict[tuple[Buffer, Place], SSA],
+    stores: Sequence[Store],
+) -> None:
+    """Write stores at one point, given the point's axes and what elements of buffers are known there."""
+    renderer = _Renderer(Kernel("", (), (), tuple(stores)), function, pointers)
+    renderer.axes = dict(enumerate(axes))
+    renderer.stored = dict(known)
+    for store in stores:
+        renderer.store(store)
 
 
 def _cost(stage: Stage) -> int:
@@ -197,7 +212,7 @@ class _Renderer:
             if isinstance(stages[0], Store) and (stages[0].on_grid_only or not self.kernel.reduced):
                 with self._point():
                     for stage in stages:
-                        self._store(stage.buffer, stage.place, self._value(stage.value))
+                        self.store(stage)
             else:
                 self._loop_over_reduced(stages)
 
@@ -368,6 +383,10 @@ class _Renderer:
         moved = self.f.binary("mul", index, self.f.integer(stride))
         position = self.f.binary("add", self._place(place), moved)
         return self.f.address(self.pointers[buffer], memory_type(buffer.dtype), position)
+
+    def store(self, stage: Stage) -> None:
+        """Compute a stage's value at the point of `axes`, and store it."""
+        self._store(stage.buffer, stage.place, self._value(stage.value))
 
     def _store(self, buffer: Buffer, place: Place, value: SSA) -> None:
         self.stored[buffer, place] = value

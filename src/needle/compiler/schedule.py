@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
 import numpy as np
@@ -64,27 +64,35 @@ class Operand:
 
 @dataclass(frozen=True, slots=True)
 class Contraction:
-    """out = a @ b over the last two axes; the batch axes before them are equal."""
+    """out = a @ b over the last two axes; the batch axes before them are equal.
+
+    `epilogue` is computed from the sums where they lie, over the axes of `out`, which it loads at its own place only.
+    Where nothing else reads them, `keeps_out` is false, and they need not be written.
+    """
 
     name: str
     a: Operand
     b: Operand
     out: Buffer
     sources: tuple[str, ...] = ()
+    epilogue: tuple[Store, ...] = ()
+    keeps_out: bool = True
 
     def reads(self) -> list[Buffer]:
-        """Return the buffers of the operands."""
-        return [self.a.buffer, self.b.buffer]
+        """Return the buffers of the operands, and those that the epilogue loads."""
+        loaded = (buffer for store in self.epilogue for buffer in buffers_read(store) if buffer is not self.out)
+        return list(dict.fromkeys([self.a.buffer, self.b.buffer, *loaded]))
 
     def writes(self) -> list[Buffer]:
-        """Return the buffer of the result."""
-        return [self.out]
+        """Return the buffers of the results."""
+        return [self.out] * self.keeps_out + [store.buffer for store in self.epilogue]
 
     def show(self) -> str:
         """Print the contraction in a line."""
         a, b = (f"{one.buffer.name}[{one.place}]{list(one.shape)}" for one in (self.a, self.b))
         source = f"  # {', '.join(self.sources)}" if self.sources else ""
-        return f"contraction {self.name}{source}\n  {self.out.name}{list(self.out.shape)} = {a} @ {b}"
+        lines = [f"contraction {self.name}{source}", f"  {self.out.name}{list(self.out.shape)} = {a} @ {b}"]
+        return "\n".join([*lines, *(f"    {store}" for store in self.epilogue)])
 
 
 Step: TypeAlias = Kernel | Contraction
@@ -206,6 +214,7 @@ class _Draft:
     stages: list[Stage] = field(default_factory=list)
     alone: bool = False
     ancestors: set[int] = field(default_factory=set)
+    contraction: Contraction | None = None  # whose epilogue the stages are
 
     @property
     def grid_shape(self) -> tuple[int, ...]:
@@ -324,7 +333,7 @@ class _Scheduler:
         self.nodes = [node for node in graph.nodes() if node in with_buffer]
         self.buffers: dict[Node, Buffer] = {}
         self.drafts: list[_Draft] = []
-        self.steps: dict[int, Contraction | _Draft] = {}
+        self.steps: dict[int, _Draft] = {}
         self.step_of: dict[Buffer, int] = {}
         self.ancestors: list[set[int]] = []
 
@@ -362,7 +371,7 @@ class _Scheduler:
         if node.primitive in ("input", "constant"):
             return
         if node.primitive == "matmul":
-            self._add(self._contraction(node), node)
+            self._place_contraction(node)
         elif node.primitive in _ALONE:
             self._place_alone(node)
         elif not self._join(node):
@@ -373,13 +382,19 @@ class _Scheduler:
 
     # -- which step comes after which
 
-    def _add(self, step: Contraction | _Draft, node: Node) -> int:
+    def _place_contraction(self, node: Node) -> None:
+        """Make a step of a product; what follows elementwise may join it."""
+        contraction = self._contraction(node)
+        rank = len(node.shape)
+        place = buffer_place(contraction.out, axis_places(rank), rank)
+        number = self._add(_Draft(node.shape, (), {node: place}, contraction=contraction), node)
+        self._depend(number, contraction.reads())
+        self.step_of[contraction.out] = number
+
+    def _add(self, step: _Draft, node: Node) -> int:
         number = len(self.ancestors)
         self.steps[number] = step
         self.ancestors.append(set())
-        if isinstance(step, Contraction):
-            self._depend(number, step.reads())
-            self.step_of[step.out] = number
         return number
 
     def _depend(self, number: int, buffers: Sequence[Buffer]) -> None:
@@ -405,7 +420,7 @@ class _Scheduler:
         shape, reduced = _domain(node)
         for number in reversed(self.steps):
             draft = self.steps[number]
-            if isinstance(draft, Contraction) or draft.alone or not _fits(node, shape, reduced, draft):
+            if draft.alone or not _fits(node, shape, reduced, draft):
                 continue
             before = draft.reduced
             draft.reduced = reduced or draft.reduced
@@ -414,7 +429,8 @@ class _Scheduler:
             except _Misaligned:
                 draft.reduced = before
                 continue
-            if self._related(draft, stage) and self._may_run_in(number, stage):
+            left_alone = draft.contraction is not None and self._replaces_an_input(node, stage)
+            if not left_alone and self._related(draft, stage) and self._may_run_in(number, stage):
                 self._fill(draft, node, stage, place, number)
                 return True
             draft.reduced = before
@@ -423,9 +439,16 @@ class _Scheduler:
     def _related(self, draft: _Draft, stage: Stage) -> bool:
         """Tell whether a stage reads something that the kernel reads or writes."""
         known = {self.buffers[root] for root in draft.roots}
-        for other in draft.stages:
+        for other in () if draft.contraction else draft.stages:
             known.update(buffers_read(other))
         return not known.isdisjoint(buffers_read(stage))
+
+    def _replaces_an_input(self, node: Node, stage: Stage) -> bool:
+        """Tell whether a stage makes an output out of an input like it, and may be let write over it: a kernel can."""
+        if node not in {_base(output) for output in self.graph.outputs}:
+            return False
+        old = (self.buffers[one] for one in self.graph.inputs if (one.shape, one.dtype) == (node.shape, node.dtype))
+        return not set(buffers_read(stage)).isdisjoint(old)
 
     def _may_run_in(self, number: int, stage: Stage) -> bool:
         """Tell whether nothing that the stage reads has to wait for the kernel itself."""
@@ -541,12 +564,25 @@ class _Scheduler:
         finished: list[Step] = []
         for number in order:
             step = self.steps[number]
-            if isinstance(step, Contraction):
-                finished.append(Contraction(f"k{number}", step.a, step.b, step.out, step.sources))
+            sources = _sources(list(step.roots))
+            if step.contraction is not None:
+                finished.append(self._finished_contraction(number, step.contraction, step.stages, sources))
             else:
-                sources = _sources(list(step.roots))
                 finished.append(Kernel(f"k{number}", step.shape, step.reduced, tuple(step.stages), sources))
         return finished
+
+    def _finished_contraction(
+        self, number: int, contraction: Contraction, stages: Sequence[Stage], sources: tuple[str, ...]
+    ) -> Contraction:
+        epilogue = tuple(stage for stage in stages if isinstance(stage, Store))
+        out = contraction.out
+        needed = out in {self.buffers[_base(node)] for node in self.graph.outputs}
+        for other, step in self.steps.items():
+            operands = step.contraction.reads() if step.contraction is not None else []
+            needed |= out in operands or (other != number and any(out in buffers_read(one) for one in step.stages))
+        return replace(
+            contraction, name=f"k{number}", sources=sources, epilogue=epilogue, keeps_out=needed or not epilogue
+        )
 
 
 def _domain(node: Node) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -561,7 +597,7 @@ def _domain(node: Node) -> tuple[tuple[int, ...], tuple[int, ...]]:
 def _fits(node: Node, shape: tuple[int, ...], reduced: tuple[int, ...], draft: _Draft) -> bool:
     """Tell whether a node's stage can loop over a kernel's shape."""
     if reduced:
-        return shape == draft.shape and draft.reduced in ((), reduced)
+        return draft.contraction is None and shape == draft.shape and draft.reduced in ((), reduced)
     on_grid = bool(draft.reduced) and tuple(n for n in node.shape if n != 1) == draft.grid_shape
     return shape == draft.shape or on_grid
 

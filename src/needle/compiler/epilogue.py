@@ -1,0 +1,89 @@
+"""What follows a matrix product elementwise, computed for one tile at a time while its sums are in the first cache.
+
+The function that is written here loops over a tile's rows and over its columns a vector at a time, so that LLVM makes
+vectors of the stores' values; it knows how long the last, shorter piece of a row is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from needle.compiler.ir import SSA, Function, llvm_type
+from needle.compiler.loops import axis_places, buffer_place, buffers_read
+from needle.compiler.packing import coordinates, offset
+from needle.compiler.render import render_stores
+from needle.compiler.schedule import Contraction
+from needle.compiler.tiling import Product, Tiling
+
+__all__ = ["Epilogue"]
+
+
+class Epilogue:
+    """The elementwise rest of one contraction.
+
+    Args:
+        step: the contraction.
+        product: its sizes.
+        tiling: its tiles.
+        row_stride: how many elements apart rows of a tile's sums lie in memory.
+
+    Attributes:
+        writes: the buffers that it stores to.
+        reads: the others that it loads, but for the sums.
+        pointers: the name of each one's pointer in the functions that use it.
+    """
+
+    def __init__(self, step: Contraction, product: Product, tiling: Tiling, row_stride: int) -> None:
+        self.step = step
+        self.product = product
+        self.tiling = tiling
+        self.row_stride = row_stride
+        self.writes = tuple(store.buffer for store in step.epilogue)
+        loaded = [buffer for store in step.epilogue for buffer in buffers_read(store)]
+        known = {step.out, *self.writes}
+        self.reads = tuple(buffer for buffer in dict.fromkeys(loaded) if buffer not in known)
+        self.pointers = {buffer: f"%e{number}" for number, buffer in enumerate([*self.writes, *self.reads])}
+
+    def call(self, f: Function, sums: SSA, at: Sequence[SSA], first: tuple[SSA, SSA], size: tuple[int, int]) -> None:
+        """Compute the rest of a tile of `size` rows and vectors whose first row and column are `first`."""
+        begin_column, lanes = first[1], self.tiling.lanes
+        left = f.binary("sub", f.integer(self.product.columns), begin_column)
+        whole = f.intrinsic("smin", f.binary("udiv", left, f.integer(lanes)), f.integer(size[1]))
+        pointers = [f"ptr {pointer}" for pointer in self.pointers.values()]
+        numbers = [*at, *first, f.integer(size[0]), whole, f.integer(size[1])]
+        f.do(f"call void @{self.step.name}_finish({', '.join([*pointers, str(sums), *map(str, numbers)])})")
+
+    def function(self) -> Function:
+        """Return the function of a tile."""
+        numbers = [*self._batch(), "%row", "%column", "%rows", "%whole", "%vectors"]
+        pointers = [f"ptr noalias {pointer}" for pointer in [*self.pointers.values(), "%sums"]]
+        parameters = [*pointers, *(f"i64 {name}" for name in numbers)]
+        f = Function(f"{self.step.name}_finish", parameters, "nounwind noinline #0")
+        lanes, rest = self.tiling.lanes, self.product.columns % self.tiling.lanes
+        with f.loop(f.integer(0), SSA("%rows", "i64")) as i:
+            with f.loop(f.integer(0), SSA("%whole", "i64")) as vector:
+                self._piece(f, i, f.binary("mul nsw", vector, f.integer(lanes)), lanes)
+            if rest:
+                with f.when(f.compare("slt", SSA("%whole", "i64"), SSA("%vectors", "i64"))):
+                    start = f.binary("mul nsw", SSA("%whole", "i64"), f.integer(lanes))
+                    self._piece(f, i, start, rest)
+        return f
+
+    def _batch(self) -> list[str]:
+        return [f"%at{axis}" for axis in range(len(self.product.batch))]
+
+    def _piece(self, f: Function, i: SSA, start: SSA, length: int) -> None:
+        """Write `length` columns of row `i` from `start` on, all counted within the tile."""
+        step = self.step
+        rank = len(step.out.shape)
+        row = f.binary("add nsw", SSA("%row", "i64"), i)
+        batch = [SSA(name, "i64") for name in self._batch()]
+        # Where batch axes have become rows, a row's number tells them.
+        outer = [*batch, row] if batch else coordinates(f, row, step.out.shape[:-1])
+        place = buffer_place(step.out, axis_places(rank), rank)
+        with f.loop(f.integer(0), f.integer(length)) as j:
+            within = f.binary("add nsw", start, j)
+            column = f.binary("add nsw", SSA("%column", "i64"), within)
+            address = f.address("%sums", llvm_type(step.out.dtype), offset(f, [i, within], (self.row_stride, 1)))
+            value = f.load(llvm_type(step.out.dtype), address, step.out.dtype.itemsize)
+            render_stores(f, self.pointers, [*outer, column], {(step.out, place): value}, step.epilogue)

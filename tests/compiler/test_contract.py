@@ -1,0 +1,215 @@
+"""Matrix products in every layout and size, and what is computed from their tiles, against exact ones."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("llvmlite")
+
+from needle.compiler import Graph, TracedArray, input_node, interpret
+from needle.compiler.executable import Executable
+from needle.compiler.host import Host
+from needle.compiler.schedule import Contraction, schedule
+from needle.compiler.thread_count import set_num_threads
+from needle.compiler.tiling import Product, Split, Tiling, choose_tiling
+
+LAYOUTS = ["nn", "nt", "tn", "tt"]
+
+
+@pytest.fixture
+def any_threads() -> Iterator[None]:
+    yield
+    set_num_threads(None)
+
+
+def compile_function(function: Callable[..., Any], *arrays: np.ndarray) -> Executable:
+    inputs = tuple(input_node(array.shape, array.dtype) for array in arrays)
+    traced = function(*(TracedArray(node) for node in inputs))
+    outputs = traced if isinstance(traced, tuple) else (traced,)
+    return Executable(Graph(inputs, tuple(one.node for one in outputs)))
+
+
+def normal(*shape: int, dtype: str = "float32") -> np.ndarray:
+    return np.random.default_rng(sum(shape)).standard_normal(shape).astype(dtype)
+
+
+def assert_product(rows: int, inner: int, columns: int, layout: str, dtype: str) -> None:
+    a = normal(*(rows, inner)[:: -1 if layout[0] == "t" else 1], dtype=dtype)
+    b = normal(*(inner, columns)[:: -1 if layout[1] == "t" else 1], dtype=dtype)
+
+    def product(x: Any, y: Any) -> Any:
+        return (x.T if layout[0] == "t" else x) @ (y.T if layout[1] == "t" else y)
+
+    (got,) = compile_function(product, a, b)([a, b])
+    exact = product(a.astype("float64"), b.astype("float64"))
+    bound = product(abs(a.astype("float64")), abs(b.astype("float64"))) * np.finfo(dtype).eps * (inner + 1)
+    assert got.dtype == dtype
+    assert (abs(got - exact) <= bound + 1e-300).all()
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("columns", [1, 2, 15, 16, 17, 33, 100])
+def test_ragged_products_agree_with_exact_ones(columns: int, layout: str) -> None:
+    for rows, inner in [(1, 1), (3, 17), (33, 2), (17, 100), (100, 15)]:
+        assert_product(rows, inner, columns, layout, "float32")
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_double_products_agree_with_exact_ones(layout: str) -> None:
+    for rows, inner, columns in [(1, 3, 2), (17, 33, 15), (100, 9, 33), (31, 64, 8)]:
+        assert_product(rows, inner, columns, layout, "float64")
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_long_and_aliased_products_agree_with_exact_ones(layout: str) -> None:
+    assert_product(70, 1100, 530, layout, "float32")
+    assert_product(256, 300, 256, layout, "float32")
+
+
+@pytest.mark.parametrize("sizes", [(0, 3, 4), (3, 0, 4), (3, 4, 0)])
+def test_empty_products_are_zeros(sizes: tuple[int, int, int]) -> None:
+    rows, inner, columns = sizes
+    a, b = normal(rows, inner), normal(inner, columns)
+    (got,) = compile_function(lambda x, y: x @ y, a, b)([a, b])
+    np.testing.assert_array_equal(got, np.zeros((rows, columns), "float32"))
+
+
+SHAPES = [((5, 6, 7), (7, 9)), ((2, 5, 6, 7), (2, 5, 7, 9)), ((3, 1, 20, 33), (2, 33, 17)), ((6, 7), (4, 7, 9))]
+
+
+@pytest.mark.parametrize(("a_shape", "b_shape"), SHAPES)
+def test_batches_agree_with_the_interpreter(a_shape: tuple[int, ...], b_shape: tuple[int, ...]) -> None:
+    a, b, bias = normal(*a_shape), normal(*b_shape), normal(b_shape[-1])
+    compiled = compile_function(lambda x, y, c: (x @ y, np.tanh(x @ y + c) * 2), a, b, bias)
+    for got, expected in zip(compiled([a, b, bias]), interpret(compiled.graph, [a, b, bias]), strict=True):
+        np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-4)
+
+
+def test_views_that_are_neither_rows_nor_columns_agree() -> None:
+    a, b = normal(40, 66), normal(99, 50)
+    compiled = compile_function(lambda x, y: x[::2, ::-2] @ y[1::3, 3:50:2], a, b)
+    (got,) = compiled([a, b])
+    np.testing.assert_allclose(got, a[::2, ::-2] @ b[1::3, 3:50:2], rtol=1e-5, atol=1e-4)
+
+
+def test_every_number_of_threads_gives_the_same_bits(any_threads: None) -> None:
+    a, b = normal(200, 700), normal(700, 130)
+    compiled = compile_function(lambda x, y: x @ y, a, b)
+    results = []
+    for threads in (1, 2, 3):
+        set_num_threads(threads)
+        results.append(compiled([a, b])[0])
+    np.testing.assert_array_equal(results[0], results[1])
+    np.testing.assert_array_equal(results[0], results[2])
+
+
+# -- epilogues
+
+N, M = 37, 45
+# `full` comes transposed: an output that is made of an input like it is left to a kernel, which can replace it.
+ROW, COLUMN, FULL, MASK = normal(M), normal(N, 1), normal(M, N), normal(N, M) > 0
+EPILOGUES: dict[str, Callable[..., Any]] = {
+    "bias by columns": lambda p, row, column, full, mask: p + row,
+    "bias by rows": lambda p, row, column, full, mask: p + column,
+    "activation": lambda p, row, column, full, mask: np.maximum(p + row, 0),
+    "exponential": lambda p, row, column, full, mask: np.exp(p * 0.1),
+    "residual": lambda p, row, column, full, mask: p + full,
+    "mask": lambda p, row, column, full, mask: p * mask,
+    "choice": lambda p, row, column, full, mask: np.where(mask, p, row),
+    "scale": lambda p, row, column, full, mask: p * 0.125,
+    "cast": lambda p, row, column, full, mask: (p + row).astype("float16"),
+    "comparison": lambda p, row, column, full, mask: p > full,
+    "two results": lambda p, row, column, full, mask: (np.maximum(p + row, 0), p + row > 0),
+    "one of another": lambda p, row, column, full, mask: ((s := np.tanh(p + row)), s * full),
+    "the sums too": lambda p, row, column, full, mask: (p, np.maximum(p, 0)),
+}
+
+
+def with_product(rest: Callable[..., Any]) -> Callable[..., Any]:
+    return lambda a, b, row, column, full, mask: rest(a @ b, row, column, full.T, mask)
+
+
+@pytest.mark.parametrize("inner", [20, 1500])
+@pytest.mark.parametrize("name", EPILOGUES)
+def test_epilogue_agrees_with_the_interpreter_and_is_fused(name: str, inner: int, any_threads: None) -> None:
+    arrays = [normal(N, inner), normal(inner, M), ROW, COLUMN, FULL, MASK]
+    compiled = compile_function(with_product(EPILOGUES[name]), *arrays)
+    (step,) = compiled.program.steps
+    assert isinstance(step, Contraction)
+    assert step.epilogue
+    assert step.keeps_out == (name == "the sums too")
+    expected = interpret(compiled.graph, arrays)
+    for threads in (1, 2):
+        set_num_threads(threads)
+        for got, wanted in zip(compiled(arrays), expected, strict=True):
+            assert got.dtype == wanted.dtype
+            tolerance = 2e-2 if got.dtype == np.float16 else 1e-3
+            np.testing.assert_allclose(got.astype("f8"), wanted.astype("f8"), rtol=tolerance, atol=tolerance)
+
+
+def test_epilogue_of_a_product_of_integers_agrees() -> None:
+    a, b = np.arange(12).reshape(3, 4), np.arange(20).reshape(4, 5)
+    compiled = compile_function(lambda x, y: np.maximum(x @ y - 100, 0), a, b)
+    np.testing.assert_array_equal(compiled([a, b])[0], np.maximum(a @ b - 100, 0))
+
+
+def test_what_needs_all_sums_is_not_an_epilogue() -> None:
+    a, b = normal(20, 30), normal(30, 40)
+    compiled = compile_function(lambda x, y: (p := x @ y) - p.max(axis=0, keepdims=True), a, b)
+    assert len(compiled.program.steps) > 1
+    np.testing.assert_allclose(compiled([a, b])[0], (a @ b) - (a @ b).max(axis=0), rtol=1e-5, atol=1e-4)
+
+
+def test_transposed_sums_are_not_an_epilogue() -> None:
+    a, b, c = normal(30, 20), normal(20, 30), normal(30, 30)
+    compiled = compile_function(lambda x, y, z: (x @ y).T + z, a, b, c)
+    np.testing.assert_allclose(compiled([a, b, c])[0], (a @ b).T + c, rtol=1e-5, atol=1e-4)
+
+
+def test_update_that_may_replace_its_input_stays_a_kernel() -> None:
+    a, b, weight = normal(20, 30), normal(30, 40), normal(20, 40)
+    inputs = tuple(input_node(array.shape, array.dtype) for array in (a, b, weight))
+    x, y, w = map(TracedArray, inputs)
+    updated = Executable(Graph(inputs, ((w - x @ y).node,)), {0: 2})
+    assert updated.overwrites == {0: 2}
+
+
+# -- division
+
+HOST = Host("any", "", 64, 32, True, 48 << 10, 2 << 20)
+
+
+@pytest.mark.parametrize(("total", "count"), [(100, 8), (7, 4), (5, 5), (64, 3)])
+def test_split_is_even(total: int, count: int) -> None:
+    starts = [-(-number * total // count) for number in range(count + 1)]
+    sizes = [end - start for start, end in itertools.pairwise(starts)]
+    split = Split(total, count)
+    assert (max(sizes), sizes[0], sizes[-1]) == (split.largest, split.largest, split.smallest)
+
+
+def test_tiles_fit_the_registers() -> None:
+    for rows, columns, inner in itertools.product([1, 7, 100, 784], [1, 10, 100, 500], [1, 100, 3000]):
+        for host in (HOST, Host("any", "", 32, 16, True, 32 << 10, 512 << 10), Host("any", "", 16, 32, False, 1, 1)):
+            tiling = tiling_of(rows, inner, columns, host)
+            assert tiling.rows.largest * tiling.vectors.largest + tiling.vectors.largest < host.vector_registers
+            assert tiling.vectors.total * tiling.lanes >= columns
+            assert tiling.rows.smallest >= 1
+
+
+def tiling_of(rows: int, inner: int, columns: int, host: Host) -> Tiling:
+    a, b = input_node((rows, inner), np.dtype("f4")), input_node((inner, columns), np.dtype("f4"))
+    graph = Graph((a, b), ((TracedArray(a) @ TracedArray(b)).node,))
+    (step,) = schedule(graph).steps
+    assert isinstance(step, Contraction)
+    return choose_tiling(Product.of(step), host)
+
+
+def test_square_product_takes_the_largest_tile_and_cuts_long_sums() -> None:
+    tiling = tiling_of(2048, 2048, 2048, HOST)
+    assert (tiling.rows.largest, tiling.vectors.largest, tiling.inner.count) == (14, 2, 8)
+    assert tiling.pack_b
