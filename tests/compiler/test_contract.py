@@ -213,3 +213,16 @@ def test_square_product_takes_the_largest_tile_and_cuts_long_sums() -> None:
     tiling = tiling_of(2048, 2048, 2048, HOST)
     assert (tiling.rows.largest, tiling.vectors.largest, tiling.inner.count) == (14, 2, 8)
     assert tiling.pack_b
+
+
+def test_equal_layers_share_their_functions() -> None:
+    x, *weights = normal(20, 30), normal(30, 30), abs(normal(30, 30)), normal(30, 40)
+
+    def layers(x: Any, *weights: Any) -> Any:
+        for weight in weights:
+            x = np.maximum(x @ weight, 0)
+        return x
+
+    compiled = compile_function(layers, x, *weights)
+    assert compiled.module.text.count("define internal void @k") == 2 * 2
+    np.testing.assert_allclose(compiled([x, *weights])[0], layers(x, *weights), rtol=1e-5, atol=1e-3)

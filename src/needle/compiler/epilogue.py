@@ -51,14 +51,14 @@ class Epilogue:
         whole = f.intrinsic("smin", f.binary("udiv", left, f.integer(lanes)), f.integer(size[1]))
         pointers = [f"ptr {pointer}" for pointer in self.pointers.values()]
         numbers = [*at, *first, f.integer(size[0]), whole, f.integer(size[1])]
-        f.do(f"call void @{self.step.name}_finish({', '.join([*pointers, str(sums), *map(str, numbers)])})")
+        f.do(f"call void @{self.step.name}_tiles.finish({', '.join([*pointers, str(sums), *map(str, numbers)])})")
 
     def function(self) -> Function:
         """Return the function of a tile."""
         numbers = [*self._batch(), "%row", "%column", "%rows", "%whole", "%vectors"]
         pointers = [f"ptr noalias {pointer}" for pointer in [*self.pointers.values(), "%sums"]]
         parameters = [*pointers, *(f"i64 {name}" for name in numbers)]
-        f = Function(f"{self.step.name}_finish", parameters, "nounwind noinline #0")
+        f = Function(f"{self.step.name}_tiles.finish", parameters, "nounwind noinline #0")
         lanes, rest = self.tiling.lanes, self.product.columns % self.tiling.lanes
         with f.loop(f.integer(0), SSA("%rows", "i64")) as i:
             with f.loop(f.integer(0), SSA("%whole", "i64")) as vector:

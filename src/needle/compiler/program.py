@@ -20,6 +20,7 @@ from needle.compiler.memory import Arena, plan_memory
 from needle.compiler.render import RenderedKernel, render_kernel
 from needle.compiler.rounds import Turn, make_rounds
 from needle.compiler.schedule import Program
+from needle.compiler.sharing import share_functions
 
 __all__ = ["Module", "render_program"]
 
@@ -44,7 +45,7 @@ def render_program(program: Program, host: Host) -> Module:
             phases.append(render_kernel(step))
         else:
             phases.extend(render_contraction(step, host))
-    phases = [phase for phase in phases if phase.parts > 0]
+    phases = share_functions([phase for phase in phases if phase.parts > 0])
     outside = [
         *program.inputs,
         *(buffer for buffer, _ in program.constants),
@@ -55,7 +56,7 @@ def render_program(program: Program, host: Host) -> Module:
     own = [[buffer for turn in turns for buffer in turn.phase.buffers if buffer not in known] for turns in rounds]
     arena = plan_memory(own)
     main = _render_main(rounds, outside, arena)
-    functions = [phase.function for phase in phases]
+    functions = [*{phase.function.name: phase.function for phase in phases}.values()]
     declarations = set().union(main.declarations, *(function.declarations for function in functions))
     text = "\n\n".join(
         [
