@@ -57,7 +57,9 @@ class Recorder(Protocol):
     def effect(self, do: Callable[[], None], undo: Callable[[], None]) -> None:
         """Note something that each call does beside computing."""
 
-    def draw(self, shape: Sequence[int], dtype: Any, make: Callable[[], Any]) -> Any:
+    def draw(
+        self, shape: Sequence[int], dtype: Any, make: Callable[[], Any], fill: Callable[[Any], None] | None = None
+    ) -> Any:
         """Return what stands for an array of random numbers that is drawn anew in each call."""
 
     def array(self, array: Any) -> Any:
@@ -150,7 +152,9 @@ class Observer:
         """Do it."""
         do()
 
-    def draw(self, shape: Sequence[int], dtype: Any, make: Callable[[], Any]) -> Any:
+    def draw(
+        self, shape: Sequence[int], dtype: Any, make: Callable[[], Any], fill: Callable[[Any], None] | None = None
+    ) -> Any:
         """Draw."""
         return make()
 

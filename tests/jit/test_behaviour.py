@@ -12,6 +12,7 @@ import pytest
 
 import needle as ndl
 from needle import nn, optim
+from needle.compiler import scalar
 from needle.errors import CompileError, DTypeError, NonFiniteError, SettingError, ShapeError, TraceError
 
 
@@ -160,7 +161,7 @@ def test_what_the_function_names_is_watched():
 
 def test_replaced_and_added_layers_are_seen():
     model = nn.Sequential(nn.Linear(2, 2), nn.ReLU())
-    f = ndl.jit(lambda x: model(x))
+    f = ndl.jit(model)
     x = ndl.init.randn(3, 2)
     f(x)
     model.modules = [*model.modules, nn.Linear(2, 2)]
@@ -311,8 +312,6 @@ def test_check_runs_both_and_keeps_the_eager_state():
 
 def test_check_names_the_first_operator_that_differs(monkeypatch):
     """A compiler that takes sines for cosines is found out, and the state stays what it was."""
-    from needle.compiler import scalar
-
     emit = scalar._emit_function
 
     def wrong(f, name, arguments, kind):

@@ -78,6 +78,7 @@ class Executable:
         """Run the program on arrays at these addresses: inputs, constants, outputs. They are without gaps."""
         arena = self._borrow_arena()
         try:
+            arena[self.module.arena.size :].fill(0)
             run_program(self._address, addresses, arena, self.module.parallel)
         finally:
             self._arenas.append(arena)
@@ -87,10 +88,10 @@ class Executable:
         with self._lock:
             if self._arenas:
                 return self._arenas.pop()
-        size = self.module.arena.size + 64
-        memory = np.empty(size, dtype=np.uint8)
+        size = self.module.arena.size + self.module.control_bytes
+        memory = np.empty(size + 64, dtype=np.uint8)
         start = -memory.ctypes.data % 64
-        return memory[start:]
+        return memory[start : start + size]
 
 
 def address_of(array: NDArray[Any]) -> int:

@@ -92,11 +92,11 @@ def _threads_code() -> _ThreadsCode:
 # About a millisecond of waiting on today's processors.
 _SPINS_BEFORE_SLEEP = 20_000
 
-# The board's words are 64 bytes apart: 0 the number of the job (odd while the others are being written), 1 how many
-# threads wait at the barrier, 2 how often it has opened, 3 to 6 function, arrays, arena, threads, 7 how many workers
-# have left the program. A worker that has no part in a job may still be reading when the next one is written; so it
-# looks at the number again after reading, and starts over where it has changed. `run` returns only when all workers
-# have left, so that the caller may free the program.
+# The board's words are 64 bytes apart: 0 the number of the job (odd while the others are being written), 3 to 6
+# function, arrays, arena, threads, 7 the job's number · 2¹⁶ + 2¹⁵ where it is closed + how many workers are in it. A
+# worker that has no part in a job may still be reading when the next one is written; so it looks at the number again
+# after reading, and starts over where it has changed. It enters a job only while that is open. `run` closes the job
+# when its own part is done, and returns when those who entered have left, so that the caller may free the program.
 _THREADS_TEXT = """
 declare i32 @sched_yield()
 
@@ -111,23 +111,27 @@ define void @post(ptr %board, ptr %function, ptr %arrays, ptr %arena, i64 %threa
   store atomic ptr %arrays, ptr %p4 monotonic, align 8
   store atomic ptr %arena, ptr %p5 monotonic, align 8
   store atomic i64 %threads, ptr %p6 monotonic, align 8
-  store atomic i64 0, ptr %p7 monotonic, align 8
+  %job = add i64 %odd, 2
+  %open = shl i64 %job, 16
+  store atomic i64 %open, ptr %p7 monotonic, align 8
   %even = atomicrmw add ptr %board, i64 1 seq_cst, align 8
   ret void
 }}
 
 define void @run(ptr %board, ptr %function, ptr %arrays, ptr %arena, i64 %threads) nounwind {{
 entry:
-  %barrier = getelementptr i8, ptr %board, i64 64
   %p7 = getelementptr i8, ptr %board, i64 448
-  %workers = sub i64 %threads, 1
-  %alone = icmp eq i64 %workers, 0
-  call void %function(ptr %arrays, ptr %arena, i64 0, i64 %threads, ptr %barrier)
-  br i1 %alone, label %done, label %wait
+  %alone = icmp eq i64 %threads, 1
+  call void %function(ptr %arrays, ptr %arena, i64 0, i64 %threads)
+  br i1 %alone, label %done, label %close
+close:
+  %before = atomicrmw or ptr %p7, i64 32768 acq_rel, align 8
+  br label %wait
 wait:
-  %spins = phi i64 [ 0, %entry ], [ %more, %look ], [ 0, %give ]
-  %left = load atomic i64, ptr %p7 acquire, align 8
-  %all = icmp eq i64 %left, %workers
+  %spins = phi i64 [ 0, %close ], [ %more, %look ], [ 0, %give ]
+  %state = load atomic i64, ptr %p7 acquire, align 8
+  %inside = and i64 %state, 32767
+  %all = icmp eq i64 %inside, 0
   br i1 %all, label %done, label %look
 look:
   {pause}
@@ -148,7 +152,6 @@ entry:
   %p5 = getelementptr i8, ptr %board, i64 320
   %p6 = getelementptr i8, ptr %board, i64 384
   %p7 = getelementptr i8, ptr %board, i64 448
-  %barrier = getelementptr i8, ptr %board, i64 64
   br label %wait
 wait:
   %known = phi i64 [ %seen, %entry ], [ %known, %again ], [ %known, %read ], [ %now, %unchanged ], [ %now, %work ]
@@ -179,12 +182,25 @@ read:
   br i1 %same, label %unchanged_or_work, label %wait
 unchanged_or_work:
   %part = icmp slt i64 %number, %threads
-  br i1 %part, label %work, label %unchanged
+  br i1 %part, label %enter, label %unchanged
+enter:
+  %state = load atomic i64, ptr %p7 acquire, align 8
+  %whose = lshr i64 %state, 16
+  %own = icmp eq i64 %whose, %now
+  %mark = and i64 %state, 32768
+  %is_open = icmp eq i64 %mark, 0
+  %may = and i1 %own, %is_open
+  br i1 %may, label %join, label %unchanged
+join:
+  %with = add i64 %state, 1
+  %pair = cmpxchg ptr %p7, i64 %state, i64 %with acq_rel acquire, align 8
+  %joined = extractvalue {{ i64, i1 }} %pair, 1
+  br i1 %joined, label %work, label %enter
 unchanged:
   br label %wait
 work:
-  call void %function(ptr %arrays, ptr %arena, i64 %number, i64 %threads, ptr %barrier)
-  %leaving = atomicrmw add ptr %p7, i64 1 release, align 8
+  call void %function(ptr %arrays, ptr %arena, i64 %number, i64 %threads)
+  %leaving = atomicrmw sub ptr %p7, i64 1 release, align 8
   br label %wait
 }}
 """

@@ -1,9 +1,9 @@
 """The whole program as one LLVM module: its kernels, and the function that runs them one after another.
 
-    void program(ptr arrays, ptr arena, i64 thread, i64 threads, ptr meeting)
+    void program(ptr arrays, ptr arena, i64 thread, i64 threads)
 
-`arrays` points to the addresses of inputs, constants and outputs. Every thread calls it; each does its share of every
-kernel, and between kernels they wait for each other at a barrier.
+`arrays` points to the addresses of inputs, constants and outputs. Every thread calls it; in each round they take chunks
+of the work until none is left, and wait until all are done.
 """
 
 from __future__ import annotations
@@ -18,22 +18,29 @@ from needle.compiler.loops import Buffer, Kernel
 from needle.compiler.math import math_functions
 from needle.compiler.memory import Arena, plan_memory
 from needle.compiler.render import RenderedKernel, render_kernel
-from needle.compiler.rounds import Turn, make_rounds
+from needle.compiler.rounds import Call, Turn, chunks_of, make_rounds
 from needle.compiler.schedule import Program
 from needle.compiler.sharing import share_functions
+from needle.compiler.thread_count import available_processors
 
 __all__ = ["Module", "render_program"]
 
+# Chunks of one round: what threads of a large machine share, of several phases side by side.
+_MOST_CHUNKS = 1008
 # How often a waiting thread looks before it lets the operating system run another one.
 _SPINS_BEFORE_YIELD = 2000
 
 
 @dataclass(frozen=True, slots=True)
 class Module:
-    """LLVM's text, how large the arena is, and whether more than one thread has anything to do."""
+    """LLVM's text, how large the arena is, and whether more than one thread has anything to do.
+
+    Behind the arena's buffers lie `control_bytes` that are 0 when the program starts.
+    """
 
     text: str
     arena: Arena
+    control_bytes: int
     parallel: bool
 
 
@@ -55,58 +62,51 @@ def render_program(program: Program, host: Host) -> Module:
     known = set(outside)
     own = [[buffer for turn in turns for buffer in turn.phase.buffers if buffer not in known] for turns in rounds]
     arena = plan_memory(own)
-    main = _render_main(rounds, outside, arena)
-    functions = [*{phase.function.name: phase.function for phase in phases}.values()]
-    declarations = set().union(main.declarations, *(function.declarations for function in functions))
+    shared = {phase.function.name: phase.function for phase in phases}
+    functions = [*shared.values(), *_render_main(rounds, outside, arena)]
+    declarations = set().union(*(function.declarations for function in functions))
     text = "\n\n".join(
         [
-            _BARRIER.format(spins=_SPINS_BEFORE_YIELD, pause=host.pause),
+            _SHARE.format(spins=_SPINS_BEFORE_YIELD, pause=host.pause),
             *_declared(declarations),
             *(function.text() for function in functions),
-            main.text(),
             f'attributes #0 = {{ {host.attributes} "target-features"="{host.features}" }}',
         ]
     )
-    return Module(text, arena, not all(phase.is_alone for phase in phases))
+    return Module(text, arena, len(rounds) * _ROUND_BYTES, not all(phase.is_alone for phase in phases))
 
 
-def _render_main(rounds: Sequence[Sequence[Turn]], outside: Sequence[Buffer], arena: Arena) -> Function:
-    parameters = ["ptr %arrays", "ptr %arena", "i64 %thread", "i64 %threads", "ptr %meeting"]
-    main = Function("program", parameters, "nounwind #0", linkage="")
-    pointers: dict[Buffer, SSA] = {}
-    for number, buffer in enumerate(outside):
-        slot = main.address("%arrays", "ptr", main.integer(number))
-        pointers[buffer] = main.load("ptr", slot, 8)
-    for buffer, offset in arena.offsets.items():
-        pointers[buffer] = main.address("%arena", "i8", main.integer(offset))
+def _render_main(rounds: Sequence[Sequence[Turn]], outside: Sequence[Buffer], arena: Arena) -> list[Function]:
+    """Write a function for each round, that does one chunk of it, and the one that goes through the rounds."""
+    main = Function("program", ["ptr %arrays", "ptr %arena", "i64 %thread", "i64 %threads"], "nounwind #0", linkage="")
+    functions: list[Function] = []
     for number, turns in enumerate(rounds):
-        if number:
-            main.do("call void @barrier(ptr %meeting, i64 %threads)")
-        for turn in turns:
-            _render_turn(main, turn, ", ".join(str(pointers[buffer]) for buffer in turn.phase.buffers))
-    return main
+        chunks = chunks_of(turns, 2 * available_processors())
+        functions.append(_render_round(f"round{number}", chunks, outside, arena))
+        control = main.address("%arena", "i8", main.integer(arena.size + number * _ROUND_BYTES))
+        main.do(
+            f"call void @share({control}, i64 {len(chunks)}, i64 %thread, i64 %threads, "
+            f"ptr @round{number}, ptr %arrays, ptr %arena)"
+        )
+    return [*functions, main]
 
 
-def _render_turn(main: Function, turn: Turn, arguments: str) -> None:
-    """Call a phase: its owner for all of it, or each thread for its share."""
-    phase = turn.phase
-    if turn.owner is None:
-        begin, end = (_share(main, phase.parts, one) for one in ("%thread", _next_thread(main)))
-        main.do(f"call void @{phase.function.name}({arguments}, {begin}, {end})")
-        return
-    owner = main.emit("i64", f"urem i64 {turn.owner}, %threads")
-    with main.when(main.compare("eq", SSA("%thread", "i64"), owner)):
-        main.do(f"call void @{phase.function.name}({arguments}, i64 0, i64 {phase.parts})")
-
-
-def _next_thread(main: Function) -> str:
-    return main.emit("i64", "add i64 %thread, 1").name
-
-
-def _share(main: Function, parts: int, thread: str) -> SSA:
-    """Return where a thread's share of `parts` begins: parts · thread / threads."""
-    product = main.emit("i64", f"mul i64 {thread}, {parts}")
-    return main.emit("i64", f"udiv {product}, %threads")
+def _render_round(name: str, chunks: Sequence[Sequence[Call]], outside: Sequence[Buffer], arena: Arena) -> Function:
+    f = Function(name, ["ptr %arrays", "ptr %arena", "i64 %chunk"], "nounwind #0")
+    numbers = {buffer: number for number, buffer in enumerate(outside)}
+    used = dict.fromkeys(buffer for chunk in chunks for call in chunk for buffer in call.phase.buffers)
+    pointers: dict[Buffer, SSA] = {}
+    for buffer in used:
+        if buffer in numbers:
+            pointers[buffer] = f.load("ptr", f.address("%arrays", "ptr", f.integer(numbers[buffer])), 8)
+        else:
+            pointers[buffer] = f.address("%arena", "i8", f.integer(arena.offsets[buffer]))
+    for number, chunk in enumerate(chunks):
+        with f.when(f.compare("eq", SSA("%chunk", "i64"), f.integer(number))):
+            for call in chunk:
+                arguments = ", ".join(str(pointers[buffer]) for buffer in call.phase.buffers)
+                f.do(f"call void @{call.phase.function.name}({arguments}, i64 {call.begin}, i64 {call.end})")
+    return f
 
 
 def _declared(declarations: Iterable[str]) -> list[str]:
@@ -121,40 +121,73 @@ def _declared(declarations: Iterable[str]) -> list[str]:
     return [*plain, *powers, text]
 
 
-_BARRIER = """declare i32 @sched_yield()
+# What a round needs while it runs: how many chunks are done, and from 64 bytes on whether each has been taken.
+_ROUND_BYTES = 64 + 4 * _MOST_CHUNKS
 
-define internal void @barrier(ptr %meeting, i64 %threads) nounwind {{
+# A thread takes the chunks that nobody has taken, starting from those that are its own by number, and then waits until
+# all are done. So no thread ever waits for one that has nothing in hand, such as one that the system has put to sleep.
+_SHARE = """declare i32 @sched_yield()
+
+define internal void @share(ptr %round, i64 %chunks, i64 %thread, i64 %threads,
+                            ptr %work, ptr %arrays, ptr %arena) nounwind {{
 entry:
-  %generation = getelementptr i8, ptr %meeting, i64 64
   %alone = icmp eq i64 %threads, 1
-  br i1 %alone, label %done, label %arrive
-arrive:
-  %now = load atomic i64, ptr %generation acquire, align 8
-  %arrived = atomicrmw add ptr %meeting, i64 1 acq_rel, align 8
-  %count = add i64 %arrived, 1
-  %last = icmp eq i64 %count, %threads
-  br i1 %last, label %open, label %wait
-open:
-  store atomic i64 0, ptr %meeting monotonic, align 8
-  %next = add i64 %now, 1
-  store atomic i64 %next, ptr %generation release, align 8
-  br label %done
+  br i1 %alone, label %one, label %begin
+one:
+  %n = phi i64 [ 0, %entry ], [ %n1, %one ]
+  call void %work(ptr %arrays, ptr %arena, i64 %n)
+  %n1 = add i64 %n, 1
+  %left = icmp ult i64 %n1, %chunks
+  br i1 %left, label %one, label %over
+begin:
+  %all = trunc i64 %chunks to i32
+  %already = load atomic i32, ptr %round acquire, align 4
+  %finished = icmp eq i32 %already, %all
+  br i1 %finished, label %over, label %mine
+mine:
+  %flags = getelementptr i8, ptr %round, i64 64
+  %scaled = mul i64 %thread, %chunks
+  %start = udiv i64 %scaled, %threads
+  %single = icmp eq i64 %chunks, 1
+  %other = icmp ne i64 %thread, 0
+  %leave = and i1 %single, %other
+  br i1 %leave, label %wait, label %try
+try:
+  %i = phi i64 [ 0, %mine ], [ %i1, %next ]
+  %sum = add i64 %start, %i
+  %over_end = icmp uge i64 %sum, %chunks
+  %wrapped = sub i64 %sum, %chunks
+  %chunk = select i1 %over_end, i64 %wrapped, i64 %sum
+  %flag = getelementptr i32, ptr %flags, i64 %chunk
+  %seen = load atomic i32, ptr %flag monotonic, align 4
+  %free = icmp eq i32 %seen, 0
+  br i1 %free, label %take, label %next
+take:
+  %before = atomicrmw xchg ptr %flag, i32 1 acq_rel, align 4
+  %got = icmp eq i32 %before, 0
+  br i1 %got, label %do, label %next
+do:
+  call void %work(ptr %arrays, ptr %arena, i64 %chunk)
+  %count = atomicrmw add ptr %round, i32 1 release, align 4
+  br label %next
+next:
+  %i1 = add i64 %i, 1
+  %more = icmp ult i64 %i1, %chunks
+  br i1 %more, label %try, label %wait
 wait:
-  %spins = phi i64 [ 0, %arrive ], [ %more, %again ], [ 0, %give ]
-  %seen = load atomic i64, ptr %generation acquire, align 8
-  %opened = icmp ne i64 %seen, %now
-  br i1 %opened, label %done, label %look
+  %spins = phi i64 [ 0, %mine ], [ 0, %next ], [ %spins1, %look ], [ 0, %give ]
+  %done = load atomic i32, ptr %round acquire, align 4
+  %complete = icmp eq i32 %done, %all
+  br i1 %complete, label %over, label %look
 look:
   {pause}
-  %more = add i64 %spins, 1
-  %long = icmp ugt i64 %more, {spins}
-  br i1 %long, label %give, label %again
-again:
-  br label %wait
+  %spins1 = add i64 %spins, 1
+  %long = icmp ugt i64 %spins1, {spins}
+  br i1 %long, label %give, label %wait
 give:
   %ignored = call i32 @sched_yield()
   br label %wait
-done:
+over:
   ret void
 }}"""
 

@@ -1,27 +1,55 @@
 """Which parts of a program run side by side: phases that touch nothing of each other's need not wait for each other.
 
-Threads meet at a barrier between rounds only. Each phase is put into the first round in which all that it waits for is
-done. A small phase belongs to one thread; one that waits for nothing but phases of the same thread may follow them
-in the same round.
+A round is over when all its chunks are done, whoever did them; then the next one begins. Each phase is put into the
+first round in which all that it waits for is done. A large phase falls into several chunks. A small one is part of one
+chunk; where it waits for nothing but phases of one chunk it follows them in that chunk.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from needle.compiler.loops import Buffer
 from needle.compiler.render import RenderedKernel
 
-__all__ = ["Turn", "make_rounds"]
+__all__ = ["Call", "Turn", "chunks_of", "make_rounds"]
 
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """A phase in a round, and the number of the thread that does it (modulo how many there are); None for all."""
+    """A phase in a round, and the number of the chunk that it is part of; None where it falls into chunks itself."""
 
     phase: RenderedKernel
     owner: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A share of a phase: its parts from `begin` to `end` − 1."""
+
+    phase: RenderedKernel
+    begin: int
+    end: int
+
+
+def chunks_of(turns: Sequence[Turn], most: int) -> list[list[Call]]:
+    """Return the chunks of a round, large phases in `most` chunks each."""
+    chunks: list[list[Call]] = []
+    owned: dict[int, list[Call]] = {}
+    for turn in turns:
+        parts = turn.phase.parts
+        if turn.owner is None:
+            count = min(parts, most)
+            bounds = [number * parts // count for number in range(count + 1)]
+            chunks += [[Call(turn.phase, *pair)] for pair in pairwise(bounds)]
+            continue
+        if turn.owner not in owned:
+            owned[turn.owner] = []
+            chunks.append(owned[turn.owner])
+        owned[turn.owner].append(Call(turn.phase, 0, parts))
+    return chunks
 
 
 def make_rounds(phases: Sequence[RenderedKernel]) -> list[list[Turn]]:

@@ -41,14 +41,29 @@ def seed(n: int | None) -> None:
 
 def rand(*shape: int) -> NDArray[np.float64]:
     """Draw `shape` float64 numbers from U[0, 1)."""
-    return _draw(shape, np.float64, lambda: _rand(*shape))
+    return _draw(shape, np.float64, lambda: _rand(*shape), _fill_uniform)
 
 
-def _draw(shape: Sequence[int], dtype: Any, make: Callable[[], Any]) -> NDArray[Any]:
-    """Draw now, or where a function is traced, in each of its calls."""
+def _draw(
+    shape: Sequence[int], dtype: Any, make: Callable[[], Any], fill: Callable[[NDArray[Any]], None] | None = None
+) -> NDArray[Any]:
+    """Draw now, or where a function is traced, in each of its calls; `fill` does so into an array that is there."""
     recorder = tracing.recorder()
-    drawn: NDArray[Any] = np.asarray(make()) if recorder is None else recorder.draw(shape, dtype, make)
+    drawn: NDArray[Any] = np.asarray(make()) if recorder is None else recorder.draw(shape, dtype, make, fill)
     return drawn
+
+
+def _fill_uniform(out: NDArray[np.float64]) -> None:
+    """Draw what `rand` draws into an array without gaps."""
+    from needle.compiler.mersenne import fill_uniform  # noqa: PLC0415  compiled: only for who compiles anyway
+
+    generator = np.random.get_bit_generator()  # type: ignore[attr-defined]
+    if _philox is not None:
+        _philox.random(out=out)
+    elif isinstance(generator, np.random.MT19937):
+        fill_uniform(generator, out)
+    else:  # put there by np.random.set_bit_generator
+        out[...] = np.random.rand(*out.shape)
 
 
 def _rand(*shape: int) -> Any:

@@ -156,6 +156,8 @@ class CompiledCall:
                 self.host_arrays.append((number, source.array))
             elif isinstance(source, Draw):
                 self.draws[id(source)] = number
+                if source.fill is not None:
+                    self._bind(number, np.empty(node.shape, node.dtype))
             elif isinstance(source, HostScalar):
                 scalar = np.zeros((), source.dtype)
                 self.scalars.append((source.number.evaluate, scalar))
@@ -279,7 +281,7 @@ class CompiledCall:
         numbers = []
         for action in self.recorder.before:
             if isinstance(action, Draw):
-                self._bind(self.draws[id(action)], np.ascontiguousarray(action.make()))
+                self._draw(action)
             elif isinstance(action, Effect):
                 action.do()
                 done.append(action)
@@ -287,6 +289,13 @@ class CompiledCall:
                 numbers.append(action.read())
         for evaluate, place in self.scalars:
             place[...] = evaluate(numbers)
+
+    def _draw(self, action: Draw) -> None:
+        number = self.draws[id(action)]
+        if action.fill is None:
+            self._bind(number, np.ascontiguousarray(action.make()))
+        else:
+            action.fill(self.bound[number])
 
     def _bind_state(self, state: _State, leaves: Sequence[Any]) -> None:
         tensor = find_tensor(state.place, leaves)

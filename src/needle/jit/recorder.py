@@ -87,9 +87,10 @@ class HostScalar:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Draw:
-    """Random numbers, drawn anew in each call."""
+    """Random numbers, drawn anew in each call: made, or where it is known how, filled into an array that is kept."""
 
     make: Callable[[], Any]
+    fill: Callable[[Any], None] | None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -285,9 +286,11 @@ class Recorder:
         do()
         self.before.append(Effect(do, undo))
 
-    def draw(self, shape: Sequence[int], dtype: Any, make: Callable[[], Any]) -> Any:
+    def draw(
+        self, shape: Sequence[int], dtype: Any, make: Callable[[], Any], fill: Callable[[Any], None] | None = None
+    ) -> Any:
         """Return what stands for an array of random numbers that is drawn anew in each call."""
-        draw = Draw(make)
+        draw = Draw(make, fill)
         self.before.append(draw)
         return self.new_input(shape, dtype, draw)
 
