@@ -44,7 +44,7 @@ __all__ = ["render_contraction"]
 
 # Fewer multiply-adds than this are done by one thread.
 _WORTH_SHARING = 400_000
-# How many steps of the sum a panel's rows are asked for before they are used.
+# How many steps of the sum a line of memory is asked for before it is used.
 _AHEAD = 8
 
 
@@ -293,6 +293,10 @@ class _Tiles:
             if self.tiling.pack_b:
                 prefetch(f, self._moved(b_at, j * lanes + _AHEAD * self.b.inner))
         a_at = f.address("%a", scalar, f.binary("add nsw", place.a, f.binary("mul nsw", step, f.integer(self.a.inner))))
+        if self.a.inner != 1 and not self.tiling.pack_a:
+            # Each step's elements lie in a line (or two) of their own, too far apart for the processor to foresee.
+            for i in dict.fromkeys([0, rows - 1]):
+                prefetch(f, self._moved(a_at, i * self.a.outer + _AHEAD * self.a.inner))
         sums = []
         for i in range(rows):
             element = f.load(scalar, self._moved(a_at, i * self.a.outer), size)

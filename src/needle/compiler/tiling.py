@@ -22,8 +22,8 @@ _LATENCY, _PORTS, _LOADS = 4, 2, 1.6
 _TILE_OVERHEAD = 30
 # Caches find a line by the low bits of its address: rows that lie a multiple of this apart push each other out.
 _ALIAS_BYTES = 1024
-# An operand that fewer tiles than this read is read where it lies.
-_FEW_TILES = 3
+# An operand that is read fewer times than this is read where it lies.
+_FEW_TILES, _FEW_ROWS = 3, 8
 # Sums are not cut shorter than this, and blocks not made wider: columns of the result.
 _SHORTEST_CUT, _WIDEST_BLOCK = 256, 1024
 # Cycles that a tile waits for each vector of the right operand, which comes from the second cache.
@@ -195,7 +195,8 @@ def _is_worth_packing_b(product: Product, rows: Split, host: Host) -> bool:
         return True
     if not host.is_x86 and product.columns % (host.vector_bytes // product.item_bytes):
         return True  # vectors cut off at the edge are slow there
-    if rows.count < _FEW_TILES:
+    if rows.count < _FEW_ROWS:
         return False
     aliased = (product.b.inner * product.item_bytes) % (4 * _ALIAS_BYTES) == 0
-    return aliased or product.columns * product.inner * product.item_bytes > host.second_cache_bytes // 6
+    read_bytes = rows.count * product.columns * product.inner * product.item_bytes
+    return aliased or read_bytes > 4 * host.second_cache_bytes
