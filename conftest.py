@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import doctest
 import os
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,6 +20,14 @@ pytest_collect_file = Sybil(
     patterns=["*.md"],
     fixtures=["folder_of_its_own"],
 ).pytest()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Keep compiled programs of the tests apart from the user's, all processes of a run in one folder."""
+    if "NEEDLE_CACHE_DIR" not in os.environ and not hasattr(config, "workerinput"):
+        folder = tempfile.TemporaryDirectory(prefix="needle-cache-")
+        os.environ["NEEDLE_CACHE_DIR"] = folder.name
+        config.add_cleanup(folder.cleanup)
 
 
 @pytest.fixture(scope="module")

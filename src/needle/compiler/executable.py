@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from needle.compiler.cache import cached_object
 from needle.compiler.graph import Graph
 from needle.compiler.host import host
 from needle.compiler.in_place import overwrite_inputs
@@ -40,7 +41,7 @@ class Executable:
         program = schedule(self.simplified)
         self.program, self.overwrites = overwrite_inputs(program, may_overwrite or {})
         self.module = render_program(self.program, host())
-        self._address, self._code = load_object(compile_object(self.module.text), "program")
+        self._address, self._code = load_object(cached_object(self.module.text, compile_object), "program")
         self._constants = [np.ascontiguousarray(value) for _, value in self.program.constants]
         self._arenas: list[NDArray[np.uint8]] = []
         self._lock = threading.Lock()

@@ -23,24 +23,38 @@ def overwrite_inputs(program: Program, allowed: Mapping[int, int]) -> tuple[Prog
         program: what `schedule` made.
         allowed: for the number of an output, the number of the input that it may overwrite.
     """
+    writers: dict[Buffer, list[int]] = {}
+    readers: dict[Buffer, list[int]] = {}
+    for number, step in enumerate(program.steps):
+        for found, buffers in ((writers, step.writes()), (readers, step.reads())):
+            for buffer in buffers:
+                found.setdefault(buffer, []).append(number)
     chosen: dict[int, int] = {}
+    instead: dict[Buffer, Buffer] = {}
     for output, given in allowed.items():
         new, old = program.outputs[output][0], program.inputs[given]
-        if new.shape == old.shape and new.dtype == old.dtype and _may_overwrite(program.steps, new, old):
-            program = _renamed(program, new, old)
+        if new.shape != old.shape or new.dtype != old.dtype or old in writers:
+            continue
+        if _may_overwrite(program.steps, writers.get(new, []), readers.get(old, []), readers.get(new, []), new, old):
             chosen[output] = given
-    return program, chosen
+            instead[new] = old
+    return _renamed(program, instead), chosen
 
 
-def _may_overwrite(steps: Sequence[Step], new: Buffer, old: Buffer) -> bool:
-    writers = [number for number, step in enumerate(steps) if new in step.writes()]
-    readers = [number for number, step in enumerate(steps) if old in step.reads()]
-    if len(writers) != 1 or any(number > writers[0] for number in readers):
+def _may_overwrite(  # noqa: PLR0917  all of one question
+    steps: Sequence[Step],
+    writers: Sequence[int],
+    old_readers: Sequence[int],
+    new_readers: Sequence[int],
+    new: Buffer,
+    old: Buffer,
+) -> bool:
+    if len(writers) != 1 or any(number > writers[0] for number in old_readers):
         return False
     writer = steps[writers[0]]
-    if not isinstance(writer, Kernel) or any(old in step.writes() for step in steps):
+    if not isinstance(writer, Kernel):
         return False
-    others = [step for step in steps if step is not writer and new in step.reads()]
+    others = (steps[number] for number in new_readers)
     return all(isinstance(step, Kernel) for step in others) and _reads_before_it_writes(writer, new, old)
 
 
@@ -64,17 +78,16 @@ def _values(stage: Stage) -> list[Value]:
     return [value for root in roots for value in walk(root)]
 
 
-def _renamed(program: Program, new: Buffer, old: Buffer) -> Program:
-    """Put the buffer `old` in the place of `new`."""
-    outputs = tuple((old if buffer is new else buffer, shape) for buffer, shape in program.outputs)
-    steps = tuple(
-        _in_kernel(step, new, old) if isinstance(step, Kernel) and new in [*step.reads(), *step.writes()] else step
-        for step in program.steps
-    )
+def _renamed(program: Program, instead: Mapping[Buffer, Buffer]) -> Program:
+    """Put other buffers in the place of some."""
+    outputs = tuple((instead.get(buffer, buffer), shape) for buffer, shape in program.outputs)
+    steps = tuple(_in_kernel(step, instead) if isinstance(step, Kernel) else step for step in program.steps)
     return replace(program, outputs=outputs, steps=steps)
 
 
-def _in_kernel(kernel: Kernel, new: Buffer, old: Buffer) -> Kernel:
+def _in_kernel(kernel: Kernel, instead: Mapping[Buffer, Buffer]) -> Kernel:
+    if not any(buffer in instead for buffer in (*kernel.reads(), *kernel.writes())):
+        return kernel
     known: dict[int, Value] = {}
 
     def value(one: Value) -> Value:
@@ -86,11 +99,11 @@ def _in_kernel(kernel: Kernel, new: Buffer, old: Buffer) -> Kernel:
         if isinstance(one, Call):
             return Call(one.function, tuple(map(value, one.arguments)), one.dtype)
         if isinstance(one, Gather):
-            return replace(one, buffer=old if one.buffer is new else one.buffer, index=value(one.index))
-        return replace(one, buffer=old) if isinstance(one, Load) and one.buffer is new else one
+            return replace(one, buffer=instead.get(one.buffer, one.buffer), index=value(one.index))
+        return replace(one, buffer=instead[one.buffer]) if isinstance(one, Load) and one.buffer in instead else one
 
     def stage(one: Stage) -> Stage:
-        buffer = old if one.buffer is new else one.buffer
+        buffer = instead.get(one.buffer, one.buffer)
         if isinstance(one, Scatter):
             return replace(one, buffer=buffer, value=value(one.value), index=value(one.index))
         return replace(one, buffer=buffer, value=value(one.value))

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from needle.compiler.cache import cached_object
 from needle.compiler.host import host
 from needle.compiler.native import compile_object, load_object
 
@@ -30,7 +31,7 @@ def fill_uniform(bit_generator: Any, out: NDArray[np.float64]) -> None:
 class _Code:
     def __init__(self) -> None:
         text = _TEXT + f'attributes #0 = {{ {host().attributes} "target-features"="{host().features}" }}\n'
-        address, self.engine = load_object(compile_object(text), "fill")
+        address, self.engine = load_object(cached_object(text, compile_object), "fill")
         self.fill = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64)(address)
 
 

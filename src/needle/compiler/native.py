@@ -8,6 +8,7 @@ from typing import Any
 
 import llvmlite.binding as llvm
 
+from needle.compiler.cache import cached_object
 from needle.compiler.host import host
 
 __all__ = ["compile_object", "load_object", "post", "run", "serve"]
@@ -67,7 +68,7 @@ class _ThreadsCode:
 
     def __init__(self) -> None:
         text = _THREADS_TEXT.format(pause=host().pause, spins=_SPINS_BEFORE_SLEEP)
-        run_address, self.engine = load_object(compile_object(text), "run")
+        run_address, self.engine = load_object(cached_object(text, compile_object), "run")
         pointer, word = ctypes.c_void_p, ctypes.c_int64
         self.run = ctypes.CFUNCTYPE(None, pointer, pointer, pointer, pointer, word)(run_address)
         post_address = self.engine.get_function_address("post")
