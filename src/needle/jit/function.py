@@ -214,7 +214,8 @@ class JitFunction(Generic[_P, _R]):
 
     def lower(self, *args: _P.args, **kwargs: _P.kwargs) -> Lowered:
         """Return the program for these arguments without running it, to look at: see `Lowered`."""
-        return Lowered(self._prepared(args, kwargs, []))
+        leaves: list[Any] = []
+        return Lowered(self._prepared(args, kwargs, leaves), leaves)
 
     def __repr__(self) -> str:
         return f"<compiled {self.__name__}: {self._traces} traces, {self._calls} calls>"

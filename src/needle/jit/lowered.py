@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from needle.errors import SettingError
 from needle.jit.program import CompiledCall
+
+if TYPE_CHECKING:
+    from needle.compiler.profile import Profile
 
 __all__ = ["Lowered"]
 
@@ -23,8 +28,9 @@ class Lowered:
         return b1[2]
     """
 
-    def __init__(self, program: CompiledCall) -> None:
+    def __init__(self, program: CompiledCall, leaves: Sequence[Any]) -> None:
         self.program = program
+        self._leaves = list(leaves)
 
     def show(self, stage: str = "kernels") -> str:
         """Return a stage as text.
@@ -46,3 +52,28 @@ class Lowered:
             raise SettingError(f"show: the stages are {', '.join(map(repr, stages))}; got {stage!r}")
         text: str = stages[stage]()
         return text
+
+    def profile(self, repeats: int = 50) -> Profile:
+        """Time each kernel by itself, on copies of what the program reads; nothing is changed.
+
+        Returns:
+            A `Profile`; printed it is a table with time, GFLOP/s, GB/s and the share of the machine's limit.
+        """
+        from needle.compiler.profile import profile_program  # noqa: PLC0415  LLVM is loaded when first needed
+
+        program = self.program
+        with program.lock, program.as_if_called(self._leaves) as arrays:
+            return profile_program(program.executable, arrays, repeats)
+
+    def picture(self) -> str:
+        """Return the program as a picture, in SVG: kernels as boxes, arrays as arrows between them."""
+        from needle.compiler.picture import program_svg  # noqa: PLC0415  only for who looks
+
+        return program_svg(self.program.executable.program)
+
+    def save_picture(self, path: str | Path) -> None:
+        """Write the picture to a file, whole or not at all."""
+        target = Path(path)
+        temporary = target.with_name(f".{target.name}.writing")
+        temporary.write_text(self.picture(), encoding="utf-8")
+        temporary.replace(target)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -267,6 +268,17 @@ class CompiledCall:
         self.moved = list(self.states)
         self.passing = [state.number for state in self.states if state.tensor is None]
         self._bind_inputs(leaves, [])
+
+    @contextmanager
+    def as_if_called(self, leaves: Sequence[Any]) -> Iterator[list[NDArray[Any]]]:
+        """Give the arrays that a call would read; draws and effects beside computing are taken back afterwards."""
+        draws = random.get_state()
+        try:
+            self.bind_inputs(leaves)
+            yield list(self.bound)
+        finally:
+            self.recorder.undo_effects()
+            random.set_state(draws)
 
     def _bind_inputs(self, leaves: Sequence[Any], done: list[Effect]) -> None:
         for number, leaf in self.arguments:

@@ -1,0 +1,67 @@
+"""Counts of operations and bytes against counts by hand, and the table."""
+
+import numpy as np
+
+import needle as ndl
+from needle.compiler.profile import count_bytes, count_operations
+from needle.compiler.schedule import Contraction
+
+
+def program_of(function, *arrays):
+    return ndl.jit(function).lower(*(ndl.Tensor(array, requires_grad=False) for array in arrays))
+
+
+def test_elementwise_counts():
+    lowered = program_of(lambda x, y: x * y + 1, np.ones((4, 8), np.float32), np.ones((4, 8), np.float32))
+    (kernel,) = lowered.program.executable.program.steps
+    assert count_operations(kernel) == 2 * 32  # a product and a sum each
+    assert count_bytes(kernel) == 3 * 32 * 4  # two read, one written
+
+
+def test_reduction_counts():
+    lowered = program_of(lambda x: (x * x).sum((1,)), np.ones((4, 8)))
+    (kernel,) = lowered.program.executable.program.steps
+    assert count_operations(kernel) == 2 * 32  # a product, and an addition to the sum
+    assert count_bytes(kernel) == 32 * 8 + 4 * 8
+
+
+def test_matrix_product_counts():
+    lowered = program_of(lambda x, w: x @ w, np.ones((5, 7), np.float32), np.ones((7, 3), np.float32))
+    (product,) = lowered.program.executable.program.steps
+    assert isinstance(product, Contraction)
+    assert count_operations(product) == 2 * 5 * 7 * 3
+    assert count_bytes(product) == 4 * (35 + 21 + 15)
+
+
+def test_in_place_update_counts_both_ways():
+    w = ndl.Tensor(np.ones(16, np.float32))
+    opt = ndl.optim.SGD([w], lr=0.1)
+    w.grad = ndl.Tensor(np.ones(16, np.float32))
+    lowered = ndl.jit(lambda: opt.step()).lower()  # noqa: PLW0108  a function with no arguments
+    (kernel,) = lowered.program.executable.program.steps
+    assert count_bytes(kernel) == 4 * (16 + 16 + 16 + 1)  # weights read and written, gradient, the rate
+
+
+def test_table_names_kernels_and_lines_and_changes_nothing():
+    w = ndl.Tensor(np.ones((8, 8), np.float32))
+    opt = ndl.optim.SGD([w], lr=0.1)
+
+    @ndl.jit
+    def step(x):
+        opt.reset_grad()
+        loss = ((x @ w) ** 2).sum()
+        loss.backward()
+        opt.step()
+        return loss
+
+    x = ndl.Tensor(np.ones((4, 8), np.float32), requires_grad=False)
+    step(x)
+    before = w.numpy()
+    profile = step.lower(x).profile(repeats=3)
+    text = str(profile)
+    assert "4x8 @ 8x8" in text
+    assert "test_profile.py:" in text
+    assert "GFLOP/s" in text.splitlines()[0]
+    assert text.splitlines()[-1].startswith("one call: ")
+    assert all(one.seconds > 0 and one.share > 0 for one in profile.kernels)
+    np.testing.assert_array_equal(w.numpy(), before)
