@@ -1,4 +1,4 @@
-"""Kernels: the small loop language between the graph and machine code.
+"""Kernels: the small loop language between the graph and machine code::
 
     kernel  = a shape to loop over, axes of it to reduce over (the others are the grid), and stages run in order
     stage   = Reduce   combine a value over the reduced axes, and write the result once a grid point

@@ -82,6 +82,9 @@ def key_of(value: Any, leaves: list[Any], objects: list[Any]) -> Hashable:  # no
 
 def describe_difference(old: Any, new: Any, where: str = "the arguments") -> tuple[str, str, str]:
     """Say where two keys differ first: the place, what was there, and what is."""
+    if where == "the arguments" and isinstance(old, tuple) and isinstance(new, tuple) and len(old) == len(new):
+        number, one, other = next((i, a, b) for i, (a, b) in enumerate(zip(old, new, strict=True)) if a != b)
+        return describe_difference(one, other, f"argument {number}")
     same_kind = isinstance(old, tuple) and isinstance(new, tuple) and len(old) == len(new) and old[:1] == new[:1]
     if same_kind and not _is_leaf(old):
         for number, (one, other) in enumerate(zip(old, new, strict=True)):
