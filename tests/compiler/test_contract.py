@@ -12,6 +12,7 @@ import pytest
 pytest.importorskip("llvmlite")
 
 from needle.compiler import Graph, TracedArray, input_node, interpret
+from needle.compiler import tiling as tiling_module
 from needle.compiler.executable import Executable
 from needle.compiler.host import Host
 from needle.compiler.schedule import Contraction, schedule
@@ -134,7 +135,13 @@ def with_product(rest: Callable[..., Any]) -> Callable[..., Any]:
     return lambda a, b, row, column, full, mask: rest(a @ b, row, column, full.T, mask)
 
 
-@pytest.mark.parametrize("inner", [20, 1500])
+@pytest.fixture(params=[20, 700], ids=["whole sums", "cut sums"])
+def inner(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
+    """The length of the sums: of the long ones the epilogue has to wait for the last part."""
+    monkeypatch.setattr(tiling_module, "_depth", lambda product, host: 300)
+    return request.param
+
+
 @pytest.mark.parametrize("name", EPILOGUES)
 def test_epilogue_agrees_with_the_interpreter_and_is_fused(name: str, inner: int, any_threads: None) -> None:
     arrays = [normal(N, inner), normal(inner, M), ROW, COLUMN, FULL, MASK]

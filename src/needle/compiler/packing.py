@@ -33,6 +33,8 @@ __all__ = [
 
 # Steps of the sum in one piece of work for a thread.
 _PIECE = 128
+# The side of the squares that are transposed in registers. Larger ones are little faster, and long to compile.
+_SQUARE = 8
 # Fewer elements than this are copied by one thread.
 _WORTH_SHARING = 30_000
 
@@ -209,24 +211,26 @@ class _Copy:
 
     def _along_sums(self, begin: SSA, end: SSA) -> None:
         f, panels = self.f, self.panels
-        lanes, short = panels.lanes, min(panels.lanes, panels.inner)
-        mask = mask_below(f, f.integer(short), lanes) if short < lanes else None
+        side = min(panels.lanes, _SQUARE)
+        short = min(side, panels.inner)
+        vector = f"<{side} x {self.scalar}>"
+        mask = mask_below(f, f.integer(short), side) if short < side else None
         last = f.integer(panels.outer - 1)
-        with f.loop(begin, end, lanes) as start:
+        with f.loop(begin, end, side) as start:
             # The last square overlaps the one before: it writes the same values there.
             k = f.intrinsic("smin", start, f.integer(panels.inner - short))
-            with f.loop(f.integer(0), opaque(f, f.integer(panels.width)), lanes) as j:
+            with f.loop(f.integer(0), opaque(f, f.integer(panels.width)), side) as j:
                 rows = []
-                for i in range(lanes):
+                for i in range(side):
                     column = f.binary("add nsw", f.binary("add nsw", self.first, j), f.integer(i))
                     column = f.intrinsic("smin", column, last)
-                    rows.append(load_vector(f, self.vector, self._source(column, k), mask, self.size))
+                    rows.append(load_vector(f, vector, self._source(column, k), mask, self.size))
                 for i, row in enumerate(self._transposed(rows)[:short]):
                     f.store(row, self._target(f.binary("add nsw", k, f.integer(i)), j), self.size)
 
     def _transposed(self, rows: list[SSA]) -> list[SSA]:
         """Transpose a square of registers: halves change places, then quarters within halves, and so on."""
-        lanes, step = self.panels.lanes, self.panels.lanes // 2
+        lanes, step = len(rows), len(rows) // 2
         while step:
             upper = [lane if lane & step == 0 else lanes + lane - step for lane in range(lanes)]
             lower = [lane + step if lane & step == 0 else lanes + lane for lane in range(lanes)]
@@ -238,7 +242,7 @@ class _Copy:
 
     def _shuffled(self, a: SSA, b: SSA, order: Sequence[int]) -> SSA:
         chosen = ", ".join(f"i32 {lane}" for lane in order)
-        return self.f.emit(self.vector, f"shufflevector {a}, {b}, <{len(order)} x i32> <{chosen}>")
+        return self.f.emit(a.type, f"shufflevector {a}, {b}, <{len(order)} x i32> <{chosen}>")
 
     def _elements(self, begin: SSA, end: SSA) -> None:
         f, panels = self.f, self.panels

@@ -27,7 +27,7 @@ _FEW_TILES, _FEW_ROWS = 3, 8
 # Sums are not cut shorter than this, and blocks not made wider: columns of the result.
 _SHORTEST_CUT, _WIDEST_BLOCK = 256, 1024
 # Cycles that a tile waits for each vector of the right operand, which comes from the second cache.
-_FAR_LOAD = 0.5
+_FAR_LOAD = 0.8
 
 
 @dataclass(frozen=True, slots=True)
