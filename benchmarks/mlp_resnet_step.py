@@ -15,6 +15,7 @@ import json
 import statistics
 import time
 from collections.abc import Callable, Iterator
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from needle import nn, optim
 from needle.models import MLPResNet
 
 LEARNING_RATE, DECAY, DROPOUT = 0.001, 0.001, 0.1
+BATCHES = 64
 Step = Callable[[], None]
 
 
@@ -33,7 +35,10 @@ def needle_step(images: np.ndarray, labels: np.ndarray, hidden: int, compiled: b
     model = MLPResNet(784, hidden_dim=hidden, num_blocks=3, num_classes=10, drop_prob=DROPOUT)
     loss_fn = nn.SoftmaxLoss()
     optimizer = optim.Adam(model.parameters(), lr=LEARNING_RATE, weight_decay=DECAY)
-    x, y = ndl.Tensor(images, requires_grad=False), ndl.Tensor(labels, requires_grad=False)
+    batches = cycle(
+        (ndl.Tensor(x, requires_grad=False), ndl.Tensor(y, requires_grad=False))
+        for x, y in zip(images, labels, strict=True)
+    )
 
     def step(x: ndl.Tensor, y: ndl.Tensor) -> ndl.Tensor:
         optimizer.reset_grad()
@@ -45,7 +50,7 @@ def needle_step(images: np.ndarray, labels: np.ndarray, hidden: int, compiled: b
     run = ndl.jit(step) if compiled else step
 
     def once() -> None:
-        run(x, y)
+        run(*next(batches))
 
     return once
 
@@ -71,14 +76,18 @@ def torch_step(images: np.ndarray, labels: np.ndarray, hidden: int, compiled: bo
     model = tnn.Sequential(*layers)
     loss_fn = tnn.CrossEntropyLoss()
     optimizer = torch.optim.Adam(model.parameters(), lr=LEARNING_RATE, weight_decay=DECAY)
-    x, y = torch.from_numpy(images), torch.from_numpy(labels)
-    forward = torch.compile(lambda: loss_fn(model(x), y)) if compiled else lambda: loss_fn(model(x), y)
+    batches = cycle([(torch.from_numpy(x), torch.from_numpy(y)) for x, y in zip(images, labels, strict=True)])
+
+    def loss_of(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        return loss_fn(model(x), y)
+
+    forward = torch.compile(loss_of) if compiled else loss_of
     update = torch.compile(optimizer.step) if compiled else optimizer.step
 
     def step() -> None:
         torch.set_num_threads(threads)
         optimizer.zero_grad()
-        forward().backward()
+        forward(*next(batches)).backward()
         update()
 
     return step
@@ -140,10 +149,10 @@ def jax_step(images: np.ndarray, labels: np.ndarray, hidden: int) -> Step:
     zeros = jax.tree.map(jnp.zeros_like, params)
     key = jax.random.key(0, impl="rbg")
     state = [(params, zeros, jax.tree.map(jnp.zeros_like, params), jnp.float32(0), running, key)]
-    x, y = jnp.asarray(images), jnp.asarray(labels)
+    batches = cycle([(jnp.asarray(x), jnp.asarray(y)) for x, y in zip(images, labels, strict=True)])
 
     def run() -> None:
-        state[0], loss = step(state[0], x, y)
+        state[0], loss = step(state[0], *next(batches))
         loss.block_until_ready()
         jax.block_until_ready(state[0][0])
 
@@ -173,10 +182,13 @@ def contestants(images: np.ndarray, labels: np.ndarray, hidden: int) -> Iterator
 
 
 def measure(steps: dict[str, Step], rounds: int, count: int) -> dict[str, list[float]]:
-    """Return each one's seconds a step in every round; the rounds alternate."""
+    """Return each one's seconds a step in every round; the rounds alternate, each begins with three steps not timed."""
     seconds: dict[str, list[float]] = {name: [] for name in steps}
     for number in range(rounds + 3):
         for name, step in steps.items():
+            time.sleep(0.25)  # until the threads of the one before have stopped spinning
+            for _ in range(3):
+                step()
             start = time.perf_counter()
             for _ in range(count):
                 step()
@@ -205,8 +217,9 @@ def main() -> None:
     hidden = options.hidden or (500 if options.large else 100)
     batch = options.batch or (250 if options.large else 100)
     rng = np.random.default_rng(0)
-    images = rng.random((batch, 784), dtype=np.float32)
-    labels = rng.integers(0, 10, batch)
+    # Many batches: one alone is soon known by heart, and gradients that are all but 0 are slow to compute with.
+    images = rng.random((BATCHES, batch, 784), dtype=np.float32)
+    labels = rng.integers(0, 10, (BATCHES, batch))
     steps, first = {}, {}
     for name, step in contestants(images, labels, hidden):
         start = time.perf_counter()

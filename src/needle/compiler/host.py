@@ -25,8 +25,15 @@ class Host:
 
     @property
     def pause(self) -> str:
-        """The instruction, in LLVM IR, that tells the processor that a thread is waiting."""
-        return f'call void asm sideeffect "{"pause" if self.is_x86 else "yield"}", ""()'
+        """What a waiting thread does between two looks, in LLVM IR: little, and for some hundred cycles.
+
+        Under a hypervisor a loop of nothing but `pause` is taken for one that waits for a thread which is not running,
+        and interrupted; multiplications that wait for each other in between keep it from being noticed.
+        """
+        if not self.is_x86:
+            return 'call void asm sideeffect "yield", ""()'
+        waiting = "; ".join(["imul %rax, %rax"] * 80)
+        return f'call void asm sideeffect "pause; {waiting}", "~{{rax}},~{{flags}}"()'
 
     @property
     def attributes(self) -> str:

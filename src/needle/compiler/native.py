@@ -92,7 +92,7 @@ def _threads_code() -> _ThreadsCode:
 
 
 # About a millisecond of waiting on today's processors.
-_SPINS_BEFORE_SLEEP = 20_000
+_SPINS_BEFORE_SLEEP = 8_000
 
 # The board's words are 64 bytes apart: 0 the number of the job (odd while the others are being written), 3 to 6
 # function, arrays, arena, threads, 7 the job's number · 2¹⁶ + 2¹⁵ where it is closed + how many workers are in it. A

@@ -36,7 +36,7 @@ _PIECE = 128
 # The side of the squares that are transposed in registers. Larger ones are little faster, and long to compile.
 _SQUARE = 8
 # Fewer elements than this are copied by one thread.
-_WORTH_SHARING = 30_000
+_WORTH_SHARING = 60_000
 
 
 @dataclass(frozen=True, slots=True)

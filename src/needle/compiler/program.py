@@ -28,7 +28,7 @@ __all__ = ["Module", "render_program"]
 # Chunks of one round: what threads of a large machine share, of several phases side by side.
 _MOST_CHUNKS = 1008
 # How often a waiting thread looks before it lets the operating system run another one.
-_SPINS_BEFORE_YIELD = 2000
+_SPINS_BEFORE_YIELD = 1000
 
 
 @dataclass(frozen=True, slots=True)
