@@ -35,11 +35,13 @@ from needle.compiler.loops import (
     walk,
 )
 from needle.compiler.scalar import emit_call, emit_cast, emit_combine, reduction_start
+from needle.compiler.thread_count import available_processors
 
 __all__ = ["RenderedKernel", "render_kernel", "render_stores"]
 
-# Columns whose partial results are kept side by side: four registers of sixteen floats.
-_STRIP = 64
+# How many columns have their partial results side by side: enough to make the innermost loop long, few enough to stay
+# in the first cache.
+_NARROWEST_STRIP, _WIDEST_STRIP = 64, 256
 # A smaller amount of work is not worth waking a second thread for, in points × operations.
 _WORTH_SHARING = 200_000
 
@@ -166,6 +168,13 @@ def _with_axes(kernel: Kernel, groups: Sequence[Sequence[int]]) -> Kernel:
 # -------------------------------------------------------------------------------------------- rendering
 
 
+def strip_width(columns: int, has_rows: bool) -> int:
+    """Return how wide strips of so many columns are: a strip a processor, where there is nothing else to share."""
+    shares = 1 if has_rows else available_processors()
+    even = -(-columns // (16 * shares)) * 16
+    return max(_NARROWEST_STRIP, min(even, _WIDEST_STRIP))
+
+
 class _Renderer:
     """Writes one kernel's function."""
 
@@ -174,6 +183,7 @@ class _Renderer:
         self.f = function
         self.pointers = pointers
         self.axes: dict[int, SSA] = {}
+        self.strip = _NARROWEST_STRIP
         # What is known at the point that is being written: by value's identity, and by buffer where just stored.
         self.memo: dict[int, SSA] = {}
         self.stored: dict[tuple[Buffer, Place], SSA] = {}
@@ -291,16 +301,17 @@ class _Renderer:
         outer = [axis for axis in self.kernel.grid if axis != last]
         length = self.kernel.shape[last]
         begin, end = SSA("%begin", "i64"), SSA("%end", "i64")
-        strips = -(-length // _STRIP)
+        self.strip = strip_width(length, has_rows=bool(outer))
+        strips = -(-length // self.strip)
         with ExitStack() as loops:
             for number, axis in enumerate(outer):
                 bounds = (begin, end) if number == 0 else self._bounds(axis)
                 self.axes[axis] = loops.enter_context(self.f.loop(*bounds))
             strip_bounds = (self.f.integer(0), self.f.integer(strips)) if outer else (begin, end)
             strip = loops.enter_context(self.f.loop(*strip_bounds))
-            start = self.f.binary("mul", strip, self.f.integer(_STRIP))
+            start = self.f.binary("mul", strip, self.f.integer(self.strip))
             left = self.f.binary("sub", self.f.integer(length), start)
-            width = self.f.intrinsic("smin", left, self.f.integer(_STRIP))
+            width = self.f.intrinsic("smin", left, self.f.integer(self.strip))
             self._stages_in_strip(last, start, width)
         return self.kernel.shape[outer[0]] if outer else strips
 
@@ -332,7 +343,7 @@ class _Renderer:
 
     def _strip_of_starts(self, stage: Reduce, width: SSA) -> SSA:
         type_ = llvm_type(stage.value.dtype)
-        strip = self.f.slot(type_, _STRIP)
+        strip = self.f.slot(type_, self.strip)
         with self.f.loop(self.f.integer(0), width) as column:
             address = self.f.address(strip.name, type_, column)
             self.f.store(SSA(reduction_start(stage.function, stage.value.dtype), type_), address, 1)
