@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -44,7 +43,6 @@ class Executable:
         self._address, self._code = load_object(cached_object(self.module.text, compile_object), "program")
         self._constants = [np.ascontiguousarray(value) for _, value in self.program.constants]
         self._arenas: list[NDArray[np.uint8]] = []
-        self._lock = threading.Lock()
         self.input_count = len(self.program.inputs)
         self.output_start = self.input_count + len(self._constants)
 
@@ -79,16 +77,18 @@ class Executable:
         """Run the program on arrays at these addresses: inputs, constants, outputs. They are without gaps."""
         arena = self._borrow_arena()
         try:
-            arena[self.module.arena.size :].fill(0)
+            if self.module.parallel:
+                arena[self.module.arena.size :].fill(0)
             run_program(self._address, addresses, arena, self.module.parallel)
         finally:
             self._arenas.append(arena)
 
     def _borrow_arena(self) -> NDArray[np.uint8]:
         """Return memory that no other call is using."""
-        with self._lock:
-            if self._arenas:
-                return self._arenas.pop()
+        try:
+            return self._arenas.pop()  # one operation of the interpreter: no two calls get the same
+        except IndexError:
+            pass
         size = self.module.arena.size + self.module.control_bytes
         memory = np.empty(size + 64, dtype=np.uint8)
         start = -memory.ctypes.data % 64

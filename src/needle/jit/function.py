@@ -29,6 +29,7 @@ _P = ParamSpec("_P")
 _R = TypeVar("_R")
 # A function that is traced more often than this for the same form of arguments is told to have a problem.
 _MANY_TRACES = 8
+_DISABLED = os.environ.get("NEEDLE_JIT") == "0"
 _local = threading.local()
 
 
@@ -63,7 +64,7 @@ def _may_compile() -> bool:
 
 
 def _is_disabled() -> bool:
-    return getattr(_local, "disabled", False) or os.environ.get("NEEDLE_JIT") == "0"
+    return _DISABLED or getattr(_local, "disabled", False)
 
 
 class JitFunction(Generic[_P, _R]):

@@ -168,6 +168,8 @@ class CompiledCall:
         self.outputs: list[Any] = [None] * len(executable.program.outputs)
         self.kinds = [(shape, buffer.dtype) for buffer, shape in executable.program.outputs]
         in_place = set(executable.overwrites)
+        kept = in_place | {output for _, output in self.gradients if output is not None}
+        self.always_new = [(output, *kind) for output, kind in enumerate(self.kinds) if output not in kept]
         self.rewritten = [(place, output) for place, output in self.state if output not in in_place]
         self.spare: dict[int, Any] = {}
         self.reads = [action for action in self.recorder.before if isinstance(action, Read)]
@@ -324,11 +326,8 @@ class CompiledCall:
         self._bind_output(state.output, array)
 
     def _bind_outputs(self, leaves: Sequence[Any]) -> None:
-        overwritten = self.executable.overwrites
-        keep = {output for _, output in self.gradients if output is not None}
-        for output, (shape, dtype) in enumerate(self.kinds):
-            if output not in overwritten and output not in keep:
-                self._bind_output(output, np.empty(shape, dtype))
+        for output, shape, dtype in self.always_new:
+            self._bind_output(output, np.empty(shape, dtype))
         for place, kept in self.gradients:
             if kept is None:
                 continue
