@@ -42,7 +42,7 @@ from needle.compiler.primitives import UFUNC_OF
 __all__ = ["Contraction", "Operand", "Program", "schedule"]
 
 _REDUCTIONS = frozenset({"reduce_sum", "reduce_prod", "reduce_max", "reduce_min", "argmax", "argmin"})
-_MOVEMENT = frozenset({"reshape", "permute", "broadcast", "slice", "flip"})
+_MOVEMENT = frozenset({"reshape", "permute", "broadcast", "slice", "windows", "flip"})
 # Roots that are kernels of their own, whatever stands beside them.
 _ALONE = frozenset({"cumsum", "scatter_add", "concat", "pad"})
 # An elementwise node that is used more than once is computed again up to this many operations.
@@ -289,6 +289,11 @@ def moved_index(node: Node, index: tuple[Place, ...], rank: int) -> tuple[Place,
     if node.primitive == "permute":
         order = params["axes"]
         return tuple(index[order.index(axis)] for axis in range(len(order)))
+    if node.primitive == "windows":
+        moved = list(index[: len(source.shape)])
+        for axis, within in zip(params["axes"], index[len(source.shape) :], strict=True):
+            moved[axis] = moved[axis] + within
+        return tuple(moved)
     if node.primitive == "slice":
         starts_steps = zip(index, params["start"], params["step"], strict=True)
         return tuple(place.scaled(step).shifted(start) for place, start, step in starts_steps)
