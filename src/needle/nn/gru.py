@@ -8,8 +8,8 @@ from numpy.typing import DTypeLike
 
 from needle.autograd import Tensor
 from needle.device import Device
-from needle.nn.recurrent import RecurrentCell, RecurrentLayer, State, affine, by_gate, stack_cells
-from needle.ops import add, multiply, sigmoid, subtract, tanh
+from needle.nn.recurrent import Biases, RecurrentCell, RecurrentLayer, stack_cells
+from needle.ops.recurrence import GRURecurrence, Recurrence
 
 __all__ = ["GRU", "GRUCell"]
 
@@ -58,18 +58,14 @@ class GRUCell(RecurrentCell):
 
     num_gates: ClassVar[int] = 3
 
-    def project(self, x: Tensor) -> Tensor:
-        """Return x @ W_ih + bias_ih; r multiplies the other bias."""
-        return affine(x, self.W_ih, self.bias_ih)
+    def recurrence(self, reverse: bool = False) -> Recurrence:
+        """Return the formula of h'."""
+        return GRURecurrence(reverse)
 
-    def step(self, projected: Tensor, *state: Tensor) -> State:
-        """Return (h',)."""
-        (h,) = state
-        x_r, x_z, x_n = by_gate(projected, 3)
-        h_r, h_z, h_n = by_gate(affine(h, self.W_hh, self.bias_hh), 3)
-        z = sigmoid(add(x_z, h_z))
-        n = tanh(add(x_n, multiply(sigmoid(add(x_r, h_r)), h_n)))
-        return (add(n, multiply(z, subtract(h, n))),)  # (1 − z) · n + z · h, with one product less
+    def biases(self) -> tuple[Biases, Biases]:
+        """Return bias_ih, and bias_hh as one inside of the recurrence: r multiplies a part of it."""
+        outside, inside = self.bias_ih, self.bias_hh
+        return () if outside is None else (outside,), () if inside is None else (inside,)
 
     def forward(self, X: Tensor, h: Tensor | None = None) -> Tensor:  # noqa: N803  as in RNNCell
         """Return the next state."""

@@ -9,8 +9,8 @@ from numpy.typing import DTypeLike
 
 from needle.autograd import Tensor
 from needle.device import Device
-from needle.nn.recurrent import RecurrentCell, RecurrentLayer, State, affine, by_gate, stack_cells
-from needle.ops import add, matmul, multiply, sigmoid, tanh
+from needle.nn.recurrent import RecurrentCell, RecurrentLayer, stack_cells
+from needle.ops.recurrence import LSTMRecurrence, Recurrence
 
 __all__ = ["LSTM", "LSTMCell"]
 
@@ -61,16 +61,9 @@ class LSTMCell(RecurrentCell):
     num_gates: ClassVar[int] = 4
     num_states: ClassVar[int] = 2
 
-    def project(self, x: Tensor) -> Tensor:
-        """Return x @ W_ih with both biases."""
-        return affine(x, self.W_ih, self.bias_ih, self.bias_hh)
-
-    def step(self, projected: Tensor, *state: Tensor) -> State:
-        """Return (h', c')."""
-        h, c = state
-        i, f, g, o = by_gate(add(projected, matmul(h, self.W_hh)), 4)
-        c = add(multiply(sigmoid(f), c), multiply(sigmoid(i), tanh(g)))
-        return multiply(sigmoid(o), tanh(c)), c
+    def recurrence(self, reverse: bool = False) -> Recurrence:
+        """Return the formula of h' and c'."""
+        return LSTMRecurrence(reverse)
 
     def forward(self, X: Tensor, h: Sequence[Tensor] | None = None) -> tuple[Tensor, Tensor]:  # noqa: N803  the contract's name
         """Return the next state: the pair (h', c')."""

@@ -1,9 +1,9 @@
 """Recurrent layers: what all share, and the plain one.
 
-A cell holds the weights of one layer in one direction and knows one time step; a layer runs its cells over the time
-steps of a sequence, each on the outputs of the one below. The part of a cell's sum that depends on the input alone is
-one matrix product for all time steps together (`project`), so that the loop over time (`step`) is left with the product
-of the state and the elementwise gates.
+A cell holds the weights of one layer in one direction and makes one time step; a layer runs its cells over the time
+steps of a sequence, each on the outputs of the one below. The part of a cell's sums that depends on the input alone is
+one matrix product for all time steps together (`project`). The loop over time, which is left with the product of the
+state and the gates, is an operator of `needle.ops.recurrence`, and so is the formula of a step.
 
 Sequences are (T, B, features): T time steps of B samples. A state is a tuple of Tensors (B, H) here, of one for most
 cells and of two for the LSTM; the first is also the output.
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import reduce
 from typing import Any, ClassVar, TypeVar
 
 from numpy.typing import DTypeLike
@@ -24,20 +25,19 @@ from needle.errors import DTypeError, SettingError, ShapeError
 from needle.nn.dropout import Dropout
 from needle.nn.module import Module
 from needle.nn.parameter import Parameter
-from needle.ops import add, concatenate, matmul, relu, reshape, split, stack, tanh, transpose
+from needle.ops import add, concatenate, matmul, reshape, split, stack, transpose
+from needle.ops.recurrence import Recurrence, RNNRecurrence, State
 
 __all__ = ["RNN", "RNNCell", "RecurrentCell", "RecurrentLayer"]
 
 _C = TypeVar("_C", bound="RecurrentCell")
-State = tuple[Tensor, ...]
-
-NONLINEARITIES = {"tanh": tanh, "relu": relu}
+Biases = tuple[Tensor, ...]
 
 
 class RecurrentCell(Module):
     """What all cells share: their parameters, and how a call makes one time step.
 
-    A subclass sets the numbers of gates and of states, and writes `project` and `step`.
+    A subclass sets the number of gates, says which `recurrence` it makes, and which biases are inside of that.
 
     Args:
         input_size: the number of features of the input, I.
@@ -80,13 +80,26 @@ class RecurrentCell(Module):
         self.input_size = input_size
         self.hidden_size = hidden_size
 
-    def project(self, x: Tensor) -> Tensor:
-        """Return the part of the sum that depends on the input alone: (N, I) to (N, gates·H), for any N time steps."""
+    def recurrence(self, reverse: bool = False) -> Recurrence:
+        """Return the operator that knows the formula of a step."""
         raise NotImplementedError
 
-    def step(self, projected: Tensor, *state: Tensor) -> State:
-        """Return the next state, from one time step of `project`'s result and the state before."""
-        raise NotImplementedError
+    def biases(self) -> tuple[Biases, Biases]:
+        """Return the biases that are added to the input's part of the sums, and those inside of the recurrence."""
+        return tuple(one for one in (self.bias_ih, self.bias_hh) if one is not None), ()
+
+    def project(self, x: Tensor) -> Tensor:
+        """Return the part of the sums that depends on the input alone: (N, I) to (N, gates·H), for any N time steps."""
+        sums = matmul(x, self.W_ih)
+        biases, _ = self.biases()
+        return add(sums, reduce(add, biases)) if biases else sums
+
+    def run(self, x: Tensor, state: State, reverse: bool) -> tuple[Tensor, ...]:
+        """Return the states after each step of a sequence (T, B, I), each (T, B, H) in the order of the input."""
+        steps, batch, features = x.shape
+        sums = self.project(reshape(x, (steps * batch, features)))  # (T·B, gates·H), one product for all time steps
+        sums = reshape(sums, (steps, batch, sums.shape[1]))
+        return self.recurrence(reverse)(sums, self.W_hh, *state, *self.biases()[1]).tuple()
 
     def advance(self, x: Tensor, state: Sequence[Tensor] | None) -> State:
         """Make one time step from a given state, or from zeros.
@@ -97,24 +110,12 @@ class RecurrentCell(Module):
         name = type(self).__name__
         if x.ndim != 2 or x.shape[1] != self.input_size:
             raise ShapeError(f"{name} takes X of shape (B, {self.input_size}), got {x.shape}")
-        return self.step(self.project(x), *checked_state(name, self, state, (x.shape[0], self.hidden_size)))
+        start = checked_state(name, self, state, (x.shape[0], self.hidden_size))
+        return self.recurrence().step(self.project(x), self.W_hh, start, *self.biases()[1])
 
     def extra_repr(self) -> str:
         """Return the sizes."""
         return f"{self.input_size} → {self.hidden_size}" + ("" if self.bias_ih is not None else ", bias=False")
-
-
-def affine(x: Tensor, weight: Tensor, *biases: Tensor | None) -> Tensor:
-    """Return x @ weight, plus those biases that are there."""
-    y = matmul(x, weight)
-    there = [bias for bias in biases if bias is not None]
-    return add(y, sum(there[1:], start=there[0])) if there else y
-
-
-def by_gate(sums: Tensor, num_gates: int) -> State:
-    """Take the sums of all gates (B, gates·H) apart: a Tensor (B, H) for each."""
-    batch, width = sums.shape
-    return split(reshape(sums, (batch, num_gates, width // num_gates)), 1).tuple()
 
 
 def checked_state(name: str, cell: RecurrentCell, state: Any, shape: tuple[int, ...]) -> State:
@@ -172,9 +173,9 @@ class RecurrentLayer(Module):
                 x = self.dropout(x)
             outputs = []
             for one in (cell, *self.reverse_cells[number : number + 1]):
-                output, end = run_over_time(one, x, starts[len(ends)], reverse=one is not cell)
-                outputs.append(output)
-                ends.append(end)
+                states = one.run(x, starts[len(ends)], reverse=one is not cell)
+                outputs.append(states[0])
+                ends.append(tuple(state[-1 if one is cell else 0] for state in states))
             x = outputs[0] if len(outputs) == 1 else concatenate(outputs, 2)  # (T, B, directions·H)
         last = tuple(stack(one, 0) for one in zip(*ends, strict=True))  # each (num_layers·directions, B, H)
         return (transpose(x, (0, 1)) if self.batch_first else x), last
@@ -236,24 +237,6 @@ def stack_cells(
     return [cells[0] for cells in made], [cells[1] for cells in made if bidirectional]
 
 
-def run_over_time(cell: RecurrentCell, x: Tensor, state: State, reverse: bool) -> tuple[Tensor, State]:
-    """Run a cell over a sequence, from the last time step to the first where `reverse`.
-
-    Shapes:
-        x: (T, B, I).
-        state: each (B, H).
-        result: the outputs (T, B, H), each at the place of its input, and the state after the last step made.
-    """
-    steps, batch, features = x.shape
-    projected = cell.project(reshape(x, (steps * batch, features)))  # (T·B, gates·H), one product for all time steps
-    by_time = list(split(reshape(projected, (steps, batch, projected.shape[1])), 0))
-    outputs = []
-    for one in reversed(by_time) if reverse else by_time:
-        state = cell.step(one, *state)
-        outputs.append(state[0])
-    return stack(outputs[::-1] if reverse else outputs, 0), state
-
-
 class RNNCell(RecurrentCell):
     """One time step of a plain recurrent layer.
 
@@ -302,18 +285,14 @@ class RNNCell(RecurrentCell):
         device: Device | None = None,
         dtype: DTypeLike = "float32",
     ) -> None:
-        if nonlinearity not in NONLINEARITIES:
+        if nonlinearity not in ("tanh", "relu"):
             raise SettingError(f"{type(self).__name__}: nonlinearity is 'tanh' or 'relu', got {nonlinearity!r}")
         super().__init__(input_size, hidden_size, bias, device, dtype)
         self.nonlinearity = nonlinearity
 
-    def project(self, x: Tensor) -> Tensor:
-        """Return x @ W_ih with both biases."""
-        return affine(x, self.W_ih, self.bias_ih, self.bias_hh)
-
-    def step(self, projected: Tensor, *state: Tensor) -> State:
-        """Return (h',)."""
-        return (NONLINEARITIES[self.nonlinearity](add(projected, matmul(state[0], self.W_hh))),)
+    def recurrence(self, reverse: bool = False) -> Recurrence:
+        """Return h' = f(… + h @ W_hh)."""
+        return RNNRecurrence(reverse, self.nonlinearity)
 
     def forward(self, X: Tensor, h: Tensor | None = None) -> Tensor:  # noqa: N803  the contract's name
         """Return the next state."""
