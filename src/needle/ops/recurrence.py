@@ -1,0 +1,304 @@
+"""Recurrences: the loop of a recurrent cell over all time steps, one operator each.
+
+A step is a few small operators (`step`, which is the definition), and a sequence of them is a long chain. As one
+operator the chain costs no graph, and its gradient is grouped by what it depends on: the slopes of the gates are known
+for all time steps before the loop backwards begins, what is left in the loop is linear in the adjoint, and the
+gradient of the weights is one matrix product for all time steps after it:
+
+    sₜ = xₜ + hₜ₋₁ @ w                      the sums of all gates; hₜ is made of them
+    ∂loss/∂sₜ = (∂loss/∂hₜ) · slopesₜ        from the last time step to the first
+    ∂loss/∂hₜ₋₁ = ∂loss/∂sₜ @ wᵀ + …
+    ∂loss/∂w = Σₜ hₜ₋₁ᵀ @ ∂loss/∂sₜ
+
+Inputs are x: (T, B, gates·H), the input's part of the sums; w: (H, gates·H); the states to start from, each (B, H); and
+biases, if the recurrence has any. Results are the states after each step, each (T, B, H), at the place of its input
+also where the steps are made from the last to the first (`reverse`).
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+from functools import reduce
+from operator import add as plus
+from typing import Any, ClassVar
+
+from needle.autograd import Alias, Tensor, TensorTuple, TensorTupleOp, enable_grad, gradients_of
+from needle.device import Array, array_namespace
+from needle.ops.activation import relu, sigmoid
+from needle.ops.arithmetic import add, multiply, subtract
+from needle.ops.broadcasting import summation
+from needle.ops.elementwise import tanh
+from needle.ops.joining import split, stack
+from needle.ops.linear_algebra import matmul
+from needle.ops.movement import reshape
+
+__all__ = ["GRURecurrence", "LSTMRecurrence", "RNNRecurrence", "Recurrence", "RecurrenceAdjoint"]
+
+State = tuple[Tensor, ...]
+Arrays = tuple[Array, ...]
+
+
+class Recurrence(TensorTupleOp):
+    """What all recurrences share: the order of the steps, what is kept for the gradient, and the gradient's node."""
+
+    num_states: ClassVar[int] = 1
+
+    def __init__(self, reverse: bool = False) -> None:
+        self.reverse = reverse
+        self.seen: list[Callable[[], Any]] = []
+        self.kept: Arrays = ()
+
+    def step(self, x: Tensor, w: Tensor, state: State, *biases: Tensor) -> State:
+        """Return the next state, from x: (B, gates·H) and the state before. Sequences are repetitions of this."""
+        raise NotImplementedError
+
+    def sweep(self, x: Array, w: Array, *rest: Array) -> tuple[Arrays, Arrays]:
+        """Return the states after each step, and what else the gradient needs."""
+        raise NotImplementedError
+
+    def sweep_back(self, grads: Arrays, inputs: Arrays, states: Arrays, kept: Arrays) -> Arrays:
+        """Return the inputs' adjoints from those of the states, and from what `sweep` returned."""
+        raise NotImplementedError
+
+    def compute(self, *inputs: Array) -> Arrays:
+        states, kept = self.sweep(*inputs)
+        self.seen = [weakref.ref(array) for array in inputs]
+        self.kept = (*states, *kept)
+        return states
+
+    def remembered(self, inputs: Arrays) -> tuple[Arrays, Arrays]:
+        """Return what `sweep` returned for these very arrays; they are swept again where others came since."""
+        if not self.seen or any(seen() is not array for seen, array in zip(self.seen, inputs, strict=True)):
+            self.compute(*inputs)
+        return self.kept[: self.num_states], self.kept[self.num_states :]
+
+    def gradient(self, out_grad: TensorTuple, node: TensorTuple) -> tuple[Tensor, ...]:
+        return RecurrenceAdjoint(self)(*out_grad, *node.inputs).tuple()
+
+    def composed(self, x: Tensor, w: Tensor, *rest: Tensor) -> State:
+        """Return what this operator returns, put together of the small operators of `step`."""
+        state, biases = rest[: self.num_states], rest[self.num_states :]
+        steps = []
+        for one in self.ordered(split(x, 0).tuple()):
+            state = self.step(one, w, state, *biases)
+            steps.append(state)
+        return tuple(stack(list(self.ordered(one)), 0) for one in zip(*steps, strict=True))
+
+    def ordered(self, steps: Sequence[Any]) -> Iterator[Any]:
+        """Put what is in the order of time into the order in which the steps are made, or back."""
+        return reversed(steps) if self.reverse else iter(steps)
+
+    def in_time(self, steps: Sequence[Array]) -> Array:
+        """Return arrays, one for each step as they were made, along a new axis of time."""
+        return array_namespace(steps[0]).stack(list(self.ordered(steps)))
+
+    def before(self, start: Array, states: Array) -> Array:
+        """Return the state that each step began with: (T, B, H)."""
+        first = start[None]
+        parts = [states[1:], first] if self.reverse else [first, states[:-1]]
+        return array_namespace(states).concat(parts, axis=0)
+
+    def backwards(self, steps: int) -> Iterator[int]:
+        """Return the times from the last step made to the first."""
+        return iter(range(steps)) if self.reverse else iter(range(steps - 1, -1, -1))
+
+    def made_backwards(self, steps: Sequence[Array]) -> Array:
+        """Return arrays, one for each step as `backwards` goes through them, along a new axis of time."""
+        return array_namespace(steps[0]).stack(steps if self.reverse else steps[::-1])
+
+
+class RecurrenceAdjoint(TensorTupleOp):
+    """The adjoints of a recurrence's inputs, from those of its states and its inputs."""
+
+    name = "recurrence_adjoint"
+
+    def __init__(self, recurrence: Recurrence) -> None:
+        self.recurrence = recurrence
+
+    def compute(self, *arrays: Array) -> Arrays:
+        count = self.recurrence.num_states
+        grads, inputs = arrays[:count], arrays[count:]
+        return self.recurrence.sweep_back(grads, inputs, *self.recurrence.remembered(inputs))
+
+    def gradient(self, out_grad: TensorTuple, node: TensorTuple) -> list[Tensor | None]:
+        # From the definition: the small operators of each step know how to be differentiated, twice and more often.
+        with enable_grad():
+            own = [_stand_in(one) for one in node.inputs]
+            grads, inputs = own[: self.recurrence.num_states], own[self.recurrence.num_states :]
+            adjoints = _gradients(self.recurrence.composed(*inputs), grads, inputs)
+            there = [(one, by) for one, by in zip(adjoints, out_grad, strict=True) if one is not None]
+            return _gradients([one for one, _ in there], [by for _, by in there], own)
+
+
+def _stand_in(tensor: Tensor) -> Tensor:
+    """Return a node of its own for an input, as one Tensor may be several of them."""
+    if tensor.requires_grad:
+        return Alias()(tensor)
+    return Tensor.make_const(tensor.realize_cached_data(), requires_grad=True)
+
+
+def _gradients(results: Sequence[Tensor], grads: Sequence[Tensor], wanted: Sequence[Tensor]) -> list[Tensor | None]:
+    """Return the gradients of Σ results · grads."""
+    total = reduce(plus, (summation(multiply(one, by)) for one, by in zip(results, grads, strict=True)))
+    return list(gradients_of(total, total.ones_like(), wanted))
+
+
+def _by_gate(sums: Tensor, num_gates: int) -> State:
+    """Take the sums of all gates (B, gates·H) apart: a Tensor (B, H) for each."""
+    batch, width = sums.shape
+    return split(reshape(sums, (batch, num_gates, width // num_gates)), 1).tuple()
+
+
+def _parts(sums: Array, num_gates: int) -> Arrays:
+    """Take an array (…, gates·H) apart into its gates."""
+    hidden = sums.shape[-1] // num_gates
+    return tuple(sums[..., gate * hidden : (gate + 1) * hidden] for gate in range(num_gates))
+
+
+def _weight_gradient(before: Array, sums_grad: Array) -> Array:
+    """Return Σₜ hₜ₋₁ᵀ @ ∂loss/∂sₜ as one product: (H, T·B) @ (T·B, gates·H)."""
+    xp = array_namespace(before)
+    steps, batch, hidden = before.shape
+    rows = xp.reshape(before, (steps * batch, hidden))
+    return xp.matmul(xp.matrix_transpose(rows), xp.reshape(sums_grad, (steps * batch, sums_grad.shape[2])))
+
+
+class RNNRecurrence(Recurrence):
+    """hₜ = f(xₜ + hₜ₋₁ @ w), with f = tanh or ReLU. Inputs: x, w, h₀; result: (h,)."""
+
+    name = "rnn_recurrence"
+
+    def __init__(self, reverse: bool = False, nonlinearity: str = "tanh") -> None:
+        super().__init__(reverse)
+        self.nonlinearity = nonlinearity
+
+    def step(self, x: Tensor, w: Tensor, state: State, *biases: Tensor) -> State:
+        return ((tanh if self.nonlinearity == "tanh" else relu)(add(x, matmul(state[0], w))),)
+
+    def sweep(self, x: Array, w: Array, *rest: Array) -> tuple[Arrays, Arrays]:
+        xp = array_namespace(x)
+        (h,) = rest
+        steps = []
+        for t in self.ordered(range(x.shape[0])):
+            sums = x[t] + xp.matmul(h, w)
+            h = xp.tanh(sums) if self.nonlinearity == "tanh" else xp.maximum(sums, xp.asarray(0, dtype=sums.dtype))
+            steps.append(h)
+        return (self.in_time(steps),), ()
+
+    def sweep_back(self, grads: Arrays, inputs: Arrays, states: Arrays, kept: Arrays) -> Arrays:
+        (g,), (x, w, h0), (h,) = grads, inputs, states
+        xp = array_namespace(x)
+        slopes = 1 - h * h if self.nonlinearity == "tanh" else xp.astype(h > 0, h.dtype)
+        transposed, carried = xp.matrix_transpose(w), xp.zeros_like(h0)
+        steps = []
+        for t in self.backwards(x.shape[0]):
+            steps.append((g[t] + carried) * slopes[t])
+            carried = xp.matmul(steps[-1], transposed)
+        sums_grad = self.made_backwards(steps)
+        return sums_grad, _weight_gradient(self.before(h0, h), sums_grad), carried
+
+
+class LSTMRecurrence(Recurrence):
+    """cₜ = σ(f) · cₜ₋₁ + σ(i) · tanh(g), hₜ = σ(o) · tanh(cₜ), where i, f, g, o are the parts of xₜ + hₜ₋₁ @ w.
+
+    Inputs: x, w, h₀, c₀; result: (h, c).
+    """
+
+    name = "lstm_recurrence"
+    num_states: ClassVar[int] = 2
+
+    def step(self, x: Tensor, w: Tensor, state: State, *biases: Tensor) -> State:
+        h, c = state
+        i, f, g, o = _by_gate(add(x, matmul(h, w)), 4)
+        c = add(multiply(sigmoid(f), c), multiply(sigmoid(i), tanh(g)))
+        return multiply(sigmoid(o), tanh(c)), c
+
+    def sweep(self, x: Array, w: Array, *rest: Array) -> tuple[Arrays, Arrays]:
+        xp = array_namespace(x)
+        h, c = rest
+        # σ(a) = tanh(a/2)/2 + 1/2, so that all four gates are one tanh.
+        half, one = xp.full(h.shape[1:], 0.5, dtype=x.dtype), xp.ones(h.shape[1:], dtype=x.dtype)
+        scale = xp.concat([half, half, one, half], axis=0)
+        shift = 1 - scale
+        steps = []
+        for t in self.ordered(range(x.shape[0])):
+            gates = xp.tanh((x[t] + xp.matmul(h, w)) * scale) * scale + shift
+            i, f, g, o = _parts(gates, 4)
+            c = f * c + i * g
+            h = o * xp.tanh(c)
+            steps.append((h, c, gates))
+        hs, cs, all_gates = map(self.in_time, zip(*steps, strict=True))
+        return (hs, cs), (all_gates,)
+
+    def sweep_back(self, grads: Arrays, inputs: Arrays, states: Arrays, kept: Arrays) -> Arrays:
+        (g_h, g_c), (x, w, h0, c0), (h, c), (gates,) = grads, inputs, states, kept
+        xp = array_namespace(x)
+        i, f, g, o = _parts(gates, 4)
+        tanh_c = xp.tanh(c)
+        of_c = o * (1 - tanh_c * tanh_c)  # ∂h/∂c
+        of_sums = [i * g * (1 - i), f * self.before(c0, c) * (1 - f), i * (1 - g * g)]  # ∂c/∂s of the first three parts
+        slopes = xp.concat([*of_sums, o * tanh_c * (1 - o)], axis=2)  # and ∂h/∂s of the last
+        transposed, carried_h, carried_c = xp.matrix_transpose(w), xp.zeros_like(h0), xp.zeros_like(c0)
+        steps = []
+        for t in self.backwards(x.shape[0]):
+            d_h = g_h[t] + carried_h
+            d_c = g_c[t] + carried_c + d_h * of_c[t]
+            steps.append(xp.concat([d_c, d_c, d_c, d_h], axis=1) * slopes[t])
+            carried_h = xp.matmul(steps[-1], transposed)
+            carried_c = d_c * f[t]
+        sums_grad = self.made_backwards(steps)
+        return sums_grad, _weight_gradient(self.before(h0, h), sums_grad), carried_h, carried_c
+
+
+class GRURecurrence(Recurrence):
+    """hₜ = (1 − z) · n + z · hₜ₋₁, where r, z = σ of the first two parts of xₜ + uₜ, n = tanh(xₙ + r · uₙ).
+
+    uₜ = hₜ₋₁ @ w + b, and xₙ, uₙ are the third parts. Inputs: x, w, h₀, and b: (3H,) where there is a bias; result:
+    (h,).
+    """
+
+    name = "gru_recurrence"
+
+    def step(self, x: Tensor, w: Tensor, state: State, *biases: Tensor) -> State:
+        (h,) = state
+        x_r, x_z, x_n = _by_gate(x, 3)
+        u_r, u_z, u_n = _by_gate(reduce(add, biases, matmul(h, w)), 3)
+        z = sigmoid(add(x_z, u_z))
+        n = tanh(add(x_n, multiply(sigmoid(add(x_r, u_r)), u_n)))
+        return (add(n, multiply(z, subtract(h, n))),)  # (1 − z) · n + z · h, with one product less
+
+    def sweep(self, x: Array, w: Array, *rest: Array) -> tuple[Arrays, Arrays]:
+        xp = array_namespace(x)
+        h, *biases = rest
+        gated = 2 * h.shape[1]  # r and z; σ(a) = tanh(a/2)/2 + 1/2
+        steps = []
+        for t in self.ordered(range(x.shape[0])):
+            u = reduce(plus, biases, xp.matmul(h, w))
+            gates = xp.tanh((x[t, :, :gated] + u[:, :gated]) * 0.5) * 0.5 + 0.5
+            r, z = _parts(gates, 2)
+            u_n = u[:, gated:]
+            n = xp.tanh(x[t, :, gated:] + r * u_n)
+            h = n + z * (h - n)
+            steps.append((h, gates, u_n, n))
+        hs, *kept = map(self.in_time, zip(*steps, strict=True))
+        return (hs,), tuple(kept)
+
+    def sweep_back(self, grads: Arrays, inputs: Arrays, states: Arrays, kept: Arrays) -> Arrays:
+        (g,), (x, w, h0, *biases), (h,), (gates, u_n, n) = grads, inputs, states, kept
+        xp = array_namespace(x)
+        r, z = _parts(gates, 2)
+        before = self.before(h0, h)
+        of_n = (1 - z) * (1 - n * n)  # ∂h/∂xₙ
+        slopes = xp.concat([of_n * u_n * r * (1 - r), (before - n) * z * (1 - z), of_n * r], axis=2)  # ∂h/∂u
+        transposed, carried = xp.matrix_transpose(w), xp.zeros_like(h0)
+        steps = []
+        for t in self.backwards(x.shape[0]):
+            d_h = g[t] + carried
+            d_u = xp.concat([d_h, d_h, d_h], axis=1) * slopes[t]
+            carried = xp.matmul(d_u, transposed) + d_h * z[t]
+            steps.append((d_h, d_u))
+        h_grad, u_grad = map(self.made_backwards, zip(*steps, strict=True))
+        x_grad = xp.concat([u_grad[:, :, : 2 * h0.shape[1]], h_grad * of_n], axis=2)
+        bias_grads = [xp.sum(u_grad, axis=(0, 1)) for _ in biases]
+        return x_grad, _weight_gradient(before, u_grad), carried, *bias_grads
