@@ -123,6 +123,8 @@ class Op:
     differentiable: bool = True
     # False for operators that only move or store numbers: they see float16 and bfloat16 arrays as they are.
     computes_wide: bool = True
+    # For an operator that takes one element out of a TensorTuple: which. Its adjoints are put in their places together.
+    element: int | None = None
 
     def __call__(self, *args: Value) -> Any:
         """Apply the operator to Tensors."""
@@ -693,13 +695,38 @@ def _reverse_pass(order: Sequence[Value], output: Value, out_grad: Value) -> dic
         parts = contributions.pop(node, None)
         if parts is None:
             continue
-        adjoint = adjoints[node] = sum_node_list(parts)
+        adjoint = _sum_of_elements(node, parts) if isinstance(node, TensorTuple) else sum_node_list(parts)
+        adjoints[node] = adjoint
         if node.op is None:
+            continue
+        if node.op.element is not None:
+            if node.inputs[0].requires_grad:
+                contributions.setdefault(node.inputs[0], []).append((node.op.element, adjoint))
             continue
         for value, part in zip(node.inputs, _input_adjoints(node, adjoint), strict=True):
             if part is not None and value.requires_grad:
                 contributions.setdefault(value, []).append(part)
     return adjoints
+
+
+def _sum_of_elements(node: TensorTuple, parts: Sequence[Any]) -> TensorTuple:
+    """Add up the adjoints of a tuple: TensorTuples, and those of one element each as (index, adjoint).
+
+    As a TensorTuple with zeros elsewhere, each of n elements' adjoints would take n sums.
+    """
+    arrays = node.realize_cached_data()
+    sums: list[list[Tensor]] = [[] for _ in arrays]
+    for part in parts:
+        for index, adjoint in enumerate(part) if isinstance(part, TensorTuple) else (part,):
+            sums[index].append(adjoint)
+    result: TensorTuple = TensorOperators.operators.make_tuple(
+        *(sum_node_list(one) if one else _zeros_like(array) for one, array in zip(sums, arrays, strict=True))
+    )
+    return result
+
+
+def _zeros_like(array: Array) -> Tensor:
+    return Tensor.make_const(array_namespace(array).zeros_like(array))
 
 
 def _input_adjoints(node: Value, adjoint: Any) -> tuple[Any, ...]:

@@ -62,6 +62,50 @@ def test_tuple_nodes_have_tuples_as_gradients():
     assert values(x.grad) == [[3, 2]]
 
 
+def test_elements_of_a_tuple_are_summed_at_their_places():
+    x = ndl.Tensor([[1.0], [2.0], [3.0], [4.0]])
+    rows = ndl.split(x, 0)
+    whole = ndl.stack(rows.tuple(), 0)  # reaches every element, by itself
+    (rows[0] * rows[2] + rows[2] + whole.sum()).backward()
+    assert values(*rows.grad.tuple()) == [[4], [1], [3], [1]]  # nobody else reads 1 and 3
+    assert x.grad.tolist() == [[4], [1], [3], [1]]
+
+
+def test_tuples_reached_whole_and_by_element_add_up():
+    x = ndl.Tensor([1.0, 2.0])
+    pair = ndl.fused_add_scalars(x, 0, 1)
+    doubled = pair + pair
+    (doubled[0] * 3 + pair[1]).sum().backward()
+    assert values(*pair.grad.tuple()) == [[6, 6], [1, 1]]
+    assert values(x.grad) == [[7, 7]]
+
+
+def test_the_gradient_of_a_long_tuple_takes_work_in_proportion_to_its_length():
+    calls = 0
+
+    class Counted(ndl.ops.EWiseAdd):
+        def compute(self, a, b):
+            nonlocal calls
+            calls += 1
+            return super().compute(a, b)
+
+    def steps(count):
+        nonlocal calls
+        calls = 0
+        x = ndl.Tensor(np.ones((count, 2)))
+        before = ndl.ops.EWiseAdd
+        ndl.ops.arithmetic.EWiseAdd = Counted
+        try:
+            rows = ndl.split(x, 0)
+            ndl.stack([row * row for row in rows], 0).sum().backward()
+        finally:
+            ndl.ops.arithmetic.EWiseAdd = before
+        assert (x.grad.numpy() == 2).all()
+        return calls
+
+    assert steps(40) == 2 * steps(20)
+
+
 def test_constants_have_no_gradient():
     x, c = ndl.Tensor([1.0]), ndl.Tensor([2.0], requires_grad=False)
     (x * c).backward()

@@ -186,6 +186,22 @@ def test_replaced_and_added_layers_are_seen():
     assert g.cache_info().traces == 2
 
 
+def test_replaced_attributes_of_a_layer_that_is_used_without_being_called_are_seen():
+    class Tied(nn.Module):
+        def __init__(self):
+            self.layer = nn.Linear(2, 2, bias=False)
+
+        def forward(self, x):
+            return x @ self.layer.weight
+
+    model = Tied()
+    f = ndl.jit(model)
+    x = ndl.init.randn(3, 2)
+    f(x)
+    model.layer.weight = ndl.Tensor(np.ones((2, 2), dtype="float32"))
+    np.testing.assert_allclose(f(x).numpy(), model(x).numpy(), rtol=1e-5, atol=1e-6)
+
+
 def test_index_arrays_and_captured_arrays_are_read_in_each_call():
     table, rows = np.arange(6.0), np.array([1, 2])
     f = ndl.jit(lambda x: x[rows] + ndl.Tensor(table, requires_grad=False)[:2])

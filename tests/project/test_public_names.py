@@ -41,7 +41,7 @@ NAMES = {
     init: "rand randn constant ones zeros randb one_hot zeros_like ones_like xavier_uniform xavier_normal "
     "kaiming_uniform kaiming_normal",
     nn: "Parameter Module Identity Linear Flatten ReLU Sequential SoftmaxLoss BatchNorm1d BatchNorm2d LayerNorm1d "
-    "Dropout Residual Tanh Sigmoid",
+    "Dropout Residual Tanh Sigmoid RNNCell RNN LSTMCell LSTM",
     optim: "Optimizer SGD Adam",
     data: "Dataset DataLoader MNISTDataset NDArrayDataset CIFAR10Dataset RandomFlipHorizontal RandomCrop",
 }

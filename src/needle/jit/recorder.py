@@ -317,8 +317,8 @@ class Recorder:
                 self.results.append(OperatorResult(name, one.node, source, nodes))
 
     def module(self, module: Any) -> None:
-        """Note that a module was called."""
-        self.modules[id(module)] = module
+        """Note that a module was called: it may use those below it without calling them."""
+        self.modules.update((id(one), one) for _, one in module.named_modules())
 
     # ------------------------------------------------------------------- the end
 

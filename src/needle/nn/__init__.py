@@ -20,6 +20,7 @@ from needle.nn.batch_normalization import BatchNorm1d, BatchNorm2d, InstanceNorm
 from needle.nn.container import Flatten, Identity, ModuleDict, ModuleList, Residual, Sequential
 from needle.nn.convolution import Conv, Conv1d, Conv2d, Conv3d, ConvTranspose1d, ConvTranspose2d, ConvTranspose3d
 from needle.nn.dropout import Dropout
+from needle.nn.gru import GRU, GRUCell
 from needle.nn.linear import Linear
 from needle.nn.loss import (
     BCEWithLogitsLoss,
@@ -31,15 +32,20 @@ from needle.nn.loss import (
     NLLLoss,
     SoftmaxLoss,
 )
+from needle.nn.lstm import LSTM, LSTMCell
 from needle.nn.module import Module, _child_modules, _unpack_params
 from needle.nn.normalization import GroupNorm, LayerNorm, LayerNorm1d, RMSNorm
 from needle.nn.parameter import Buffer, Parameter
+from needle.nn.recurrent import RNN, RNNCell
 from needle.nn.regularization import l1_penalty, l2_penalty
 from needle.nn.state import UnmatchedNames
 
 __all__ = [
     "ELU",
     "GELU",
+    "GRU",
+    "LSTM",
+    "RNN",
     "BCEWithLogitsLoss",
     "BatchNorm1d",
     "BatchNorm2d",
@@ -54,6 +60,7 @@ __all__ = [
     "CrossEntropyLoss",
     "Dropout",
     "Flatten",
+    "GRUCell",
     "GroupNorm",
     "HuberLoss",
     "Identity",
@@ -61,6 +68,7 @@ __all__ = [
     "InstanceNorm2d",
     "KLDivLoss",
     "L1Loss",
+    "LSTMCell",
     "LayerNorm",
     "LayerNorm1d",
     "LeakyReLU",
@@ -73,6 +81,7 @@ __all__ = [
     "NLLLoss",
     "Parameter",
     "RMSNorm",
+    "RNNCell",
     "ReLU",
     "Residual",
     "Sequential",

@@ -43,7 +43,7 @@ class TupleGetItem(TensorOp):
     computes_wide = False
 
     def __init__(self, index: int) -> None:
-        self.index = index
+        self.index = self.element = index
 
     def compute(self, a: tuple[Array, ...]) -> Array:
         return a[self.index]
