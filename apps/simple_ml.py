@@ -2,7 +2,9 @@
 
     python apps/simple_ml.py data/mnist
 
-Everything is spelled out: reading the files, the loss, and one epoch of stochastic gradient descent.
+Everything is spelled out: reading the files, the loss, and one epoch of stochastic gradient descent. Below are the
+loops of later homeworks, over modules and optimizers: images (CIFAR-10) and language (Penn Treebank). The models for
+these are in `apps/models.py`.
 """
 
 import sys
@@ -11,7 +13,8 @@ from pathlib import Path
 import numpy as np
 
 import needle as ndl
-from needle.data import read_idx
+from needle import nn
+from needle.data import get_batch, read_idx
 
 
 def parse_mnist(image_filename, label_filename):
@@ -71,6 +74,202 @@ def loss_err(h, y):
     """Return the mean loss and the error rate of logits `h` (Tensor) for labels `y` (array)."""
     y_one_hot = ndl.Tensor(np.eye(h.shape[-1], dtype=h.dtype)[y], requires_grad=False)
     return softmax_loss(h, y_one_hot).numpy(), np.mean(h.numpy().argmax(axis=1) != y)
+
+
+# --------------------------------------------------------------------------- images and language, with modules
+
+
+class Average:
+    """Loss and accuracy so far, every sample with the same weight."""
+
+    def __init__(self):
+        self.correct, self.loss, self.samples = 0, 0.0, 0
+
+    def add(self, logits, labels, loss):
+        """Count one batch in."""
+        self.correct += int((logits.numpy().argmax(axis=1) == labels.numpy()).sum())
+        self.loss += float(loss.numpy()) * labels.shape[0]
+        self.samples += labels.shape[0]
+
+    def result(self):
+        """Return the average accuracy and the average loss."""
+        return self.correct / self.samples, self.loss / self.samples
+
+
+def take_step(opt, loss, clip=None):
+    """Change the parameters that `opt` holds so that `loss` gets smaller; `clip` limits the norm of the gradients."""
+    opt.reset_grad()
+    loss.backward()
+    if clip is not None:
+        opt.clip_grad_norm(clip)
+    opt.step()
+
+
+def epoch_general_cifar10(dataloader, model, loss_fn=nn.SoftmaxLoss(), opt=None):  # noqa: B008  it has no state
+    """Go through the images once: train where there is an optimizer, evaluate where there is none.
+
+    Args:
+        dataloader: gives (images, labels).
+        model: makes logits of images.
+        loss_fn: makes the mean loss of logits and labels.
+        opt: steps the model's parameters; None to evaluate.
+
+    Returns:
+        The average accuracy and the average loss.
+    """
+    np.random.seed(4)
+    if opt is None:
+        model.eval()
+    else:
+        model.train()
+    average = Average()
+    for images, labels in dataloader:
+        logits = model(images)
+        loss = loss_fn(logits, labels)
+        if opt is not None:
+            take_step(opt, loss)
+        average.add(logits, labels, loss)
+    return average.result()
+
+
+def train_cifar10(  # noqa: PLR0917
+    model,
+    dataloader,
+    n_epochs=1,
+    optimizer=ndl.optim.Adam,
+    lr=0.001,
+    weight_decay=0.001,
+    loss_fn=nn.SoftmaxLoss,
+):
+    """Train a model on CIFAR-10.
+
+    Args:
+        model: makes logits of images.
+        dataloader: gives (images, labels).
+        n_epochs: passes over the images.
+        optimizer: a class of `needle.optim`.
+        lr: the learning rate.
+        weight_decay: the L2 penalty.
+        loss_fn: a class of losses.
+
+    Returns:
+        The average accuracy and the average loss of the last epoch.
+    """
+    np.random.seed(4)
+    opt = optimizer(model.parameters(), lr=lr, weight_decay=weight_decay)
+    for _ in range(n_epochs):
+        accuracy, loss = epoch_general_cifar10(dataloader, model, loss_fn(), opt)
+    return accuracy, loss
+
+
+def evaluate_cifar10(model, dataloader, loss_fn=nn.SoftmaxLoss):
+    """Return a model's average accuracy and average loss on CIFAR-10; `loss_fn` is a class of losses."""
+    np.random.seed(4)
+    return epoch_general_cifar10(dataloader, model, loss_fn())
+
+
+def detached(state):
+    """Return a hidden state without the graph that it was computed by: gradients end here, the numbers go on."""
+    return tuple(map(detached, state)) if isinstance(state, tuple) else state.detach()
+
+
+def epoch_general_ptb(  # noqa: PLR0917
+    data,
+    model,
+    seq_len=40,
+    loss_fn=nn.SoftmaxLoss(),  # noqa: B008  it has no state
+    opt=None,
+    clip=None,
+    device=None,
+    dtype="float32",
+):
+    """Go through a text once, in cuts of `seq_len` words: train where there is an optimizer, else evaluate.
+
+    The hidden state goes from each cut to the next, the gradient does not.
+
+    Args:
+        data: what `ndl.data.batchify` made, (rows, B).
+        model: makes logits and the next hidden state of word ids (T, B) and a hidden state.
+        seq_len: how many words make a cut.
+        loss_fn: makes the mean loss of logits and labels.
+        opt: steps the model's parameters; None to evaluate.
+        clip: the largest norm of the gradients; None for any.
+        device: where the batches are made.
+        dtype: of the batches.
+
+    Returns:
+        The average accuracy and the average loss, every word with the same weight.
+    """
+    np.random.seed(4)
+    if opt is None:
+        model.eval()
+    else:
+        model.train()
+    average, h = Average(), None
+    for row in range(0, len(data) - 1, seq_len):
+        X, y = get_batch(data, row, seq_len, device=device, dtype=dtype)
+        logits, h = model(X, h)
+        h = detached(h)
+        loss = loss_fn(logits, y)
+        if opt is not None:
+            take_step(opt, loss, clip)
+        average.add(logits, y, loss)
+    return average.result()
+
+
+def train_ptb(  # noqa: PLR0917
+    model,
+    data,
+    seq_len=40,
+    n_epochs=1,
+    optimizer=ndl.optim.SGD,
+    lr=4.0,
+    weight_decay=0.0,
+    loss_fn=nn.SoftmaxLoss,
+    clip=None,
+    device=None,
+    dtype="float32",
+):
+    """Train a language model on a text.
+
+    Args:
+        model: makes logits and the next hidden state of word ids (T, B) and a hidden state.
+        data: what `ndl.data.batchify` made, (rows, B).
+        seq_len: how many words make a cut.
+        n_epochs: passes over the text.
+        optimizer: a class of `needle.optim`.
+        lr: the learning rate.
+        weight_decay: the L2 penalty.
+        loss_fn: a class of losses.
+        clip: the largest norm of the gradients; None for any.
+        device: where the batches are made.
+        dtype: of the batches.
+
+    Returns:
+        The average accuracy and the average loss of the last epoch.
+    """
+    np.random.seed(4)
+    opt = optimizer(model.parameters(), lr=lr, weight_decay=weight_decay)
+    for _ in range(n_epochs):
+        accuracy, loss = epoch_general_ptb(data, model, seq_len, loss_fn(), opt, clip, device, dtype)
+    return accuracy, loss
+
+
+def evaluate_ptb(  # noqa: PLR0917
+    model, data, seq_len=40, loss_fn=nn.SoftmaxLoss, device=None, dtype="float32"
+):
+    """Return a language model's average accuracy and average loss on a text.
+
+    Args:
+        model: makes logits and the next hidden state of word ids (T, B) and a hidden state.
+        data: what `ndl.data.batchify` made, (rows, B).
+        seq_len: how many words make a cut.
+        loss_fn: a class of losses.
+        device: where the batches are made.
+        dtype: of the batches.
+    """
+    np.random.seed(4)
+    return epoch_general_ptb(data, model, seq_len, loss_fn(), device=device, dtype=dtype)
 
 
 def main(data_dir="data", epochs=20, hidden_dim=100, lr=0.2):

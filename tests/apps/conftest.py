@@ -29,6 +29,11 @@ def mlp_resnet():
     return load_app("mlp_resnet")
 
 
+@pytest.fixture
+def models():
+    return load_app("models")
+
+
 def write_idx(path, array):
     header = struct.pack(f">HBB{array.ndim}I", 0, 8, array.ndim, *array.shape)
     path.write_bytes(gzip.compress(header + array.tobytes()))

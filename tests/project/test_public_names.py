@@ -43,7 +43,8 @@ NAMES = {
     nn: "Parameter Module Identity Linear Flatten ReLU Sequential SoftmaxLoss BatchNorm1d BatchNorm2d LayerNorm1d "
     "Dropout Residual Tanh Sigmoid RNNCell RNN LSTMCell LSTM",
     optim: "Optimizer SGD Adam",
-    data: "Dataset DataLoader MNISTDataset NDArrayDataset CIFAR10Dataset RandomFlipHorizontal RandomCrop",
+    data: "Dataset DataLoader MNISTDataset NDArrayDataset CIFAR10Dataset RandomFlipHorizontal RandomCrop "
+    "Dictionary Corpus batchify get_batch",
 }
 
 
