@@ -23,6 +23,7 @@ from needle.compiler.epilogue import Epilogue
 from needle.compiler.host import Host
 from needle.compiler.ir import SSA, Function, llvm_type
 from needle.compiler.loops import Buffer, Call, Kernel, Load, Place, Reduce
+from needle.compiler.operand import Operand
 from needle.compiler.packing import (
     Panels,
     coordinates,
@@ -37,7 +38,7 @@ from needle.compiler.packing import (
     store_vector,
 )
 from needle.compiler.render import RenderedKernel, render_kernel
-from needle.compiler.schedule import Contraction, Operand
+from needle.compiler.schedule import Contraction
 from needle.compiler.tiling import Product, Split, Tiling, choose_tiling
 
 __all__ = ["render_contraction"]
@@ -50,13 +51,14 @@ _AHEAD = 8
 
 def render_contraction(step: Contraction, host: Host) -> list[RenderedKernel]:
     """Return the functions that compute a contraction, in order."""
-    if step.out.dtype not in (np.float32, np.float64) or not all(step.out.shape) or step.a.shape[-1] == 0:
+    if not all(step.out.shape):
+        return []
+    if step.out.dtype not in (np.float32, np.float64) or step.a.shape[-1] == 0:
         kernels = [_plain_loops(step)]
         if step.epilogue:
             kernels.append(Kernel(f"{step.name}_finish", step.out.shape, (), step.epilogue, step.sources))
         return [render_kernel(kernel) for kernel in kernels]
-    product = Product.of(step)
-    tiling = choose_tiling(product, host)
+    product, tiling = choose_tiling(step, host)
     phases: list[RenderedKernel] = []
     a, a_buffer = _operand_a(product, tiling), step.a.buffer
     b, b_buffer = _operand_b(product, tiling), step.b.buffer
@@ -71,35 +73,35 @@ def render_contraction(step: Contraction, host: Host) -> list[RenderedKernel]:
 
 
 def _plain_loops(step: Contraction) -> Kernel:
-    """Write a product of integers (or an empty one) as a kernel that reduces."""
-    *batch, rows, columns = step.out.shape
-    inner = step.a.shape[-1]
+    """Write a product of integers, or of empty sums, as a kernel that reduces."""
+    *batch, rows, inner = step.a.shape
+    columns = step.b.shape[-1]
     rank = len(batch) + 3
 
     def place(operand: Operand, axes: Sequence[int]) -> Place:
         strides = [0] * rank
-        for axis, stride in zip(axes, operand.place.strides, strict=True):
+        for axis, ((_, stride),) in zip(axes, operand.axes, strict=True):
             strides[axis] = stride
-        return Place(operand.place.offset, tuple(strides))
+        return Place(operand.offset, tuple(strides))
 
     batch_axes = list(range(len(batch)))
     row, column, summed = rank - 3, rank - 2, rank - 1
     dtype = step.out.dtype
     a = Load(step.a.buffer, place(step.a, [*batch_axes, row, summed]), dtype)
     b = Load(step.b.buffer, place(step.b, [*batch_axes, summed, column]), dtype)
-    out = Place(0, (*step.out.strides, 0))
+    out = Place(0, (*Buffer("", (*batch, rows, columns), dtype).strides, 0))
     stage = Reduce(step.out, out, "reduce_sum", Call("multiply", (a, b), dtype))
     return Kernel(step.name, (*batch, rows, columns, inner), (summed,), (stage,), step.sources)
 
 
 def _operand_a(product: Product, tiling: Tiling) -> Panels:
     rows, lanes = product.rows, tiling.lanes
-    return Panels(product.a, product.batch, rows, product.inner, tiling.rows, 1, tiling.a_width, lanes)
+    return Panels(product.a, product.batch, rows, product.sums, tiling.rows, 1, tiling.a_width, lanes)
 
 
 def _operand_b(product: Product, tiling: Tiling) -> Panels:
     columns, lanes = product.columns, tiling.lanes
-    return Panels(product.b, product.batch, columns, product.inner, tiling.vectors, lanes, tiling.b_width, lanes)
+    return Panels(product.b, product.batch, columns, product.sums, tiling.vectors, lanes, tiling.b_width, lanes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +113,7 @@ class _Source:
     panel: int
     first: int
     outer: int
-    inner: int
+    inner: tuple[int, ...]
 
     def begin(self, f: Function, at: Sequence[SSA], number: SSA, first: SSA) -> SSA:
         """Return where the operand of a tile begins."""
@@ -120,7 +122,10 @@ class _Source:
 
 def _source(panels: Panels, is_packed: bool) -> _Source:
     if is_packed:
-        return _Source(0, panels.batch_strides, panels.inner * panels.width, 0, 1, panels.width)
+        inner = [panels.width]
+        for length in reversed(panels.sums[1:]):
+            inner.insert(0, inner[0] * length)
+        return _Source(0, panels.batch_strides, panels.inner * panels.width, 0, 1, tuple(inner))
     layout = panels.layout
     return _Source(layout.offset, layout.batch, 0, layout.outer, layout.outer, layout.inner)
 
@@ -136,7 +141,7 @@ class _Tiles:
         self.b = b
         # Sums that nobody else reads go no further than a piece of the stack.
         self.writes_out = step.keeps_out or tiling.inner.count > 1
-        row_stride = product.columns if self.writes_out else tiling.b_width
+        row_stride = product.out.outer if self.writes_out else tiling.b_width
         self.epilogue = Epilogue(step, product, tiling, row_stride)
         names = self.epilogue.pointers
         written = ["%out"] * self.writes_out + [names[buffer] for buffer in self.epilogue.writes]
@@ -189,7 +194,7 @@ class _Tiles:
 
     def _tile(self, at: Sequence[SSA], row: SSA, panel: SSA, cut: SSA) -> None:
         """Compute a tile at these numbers: one loop for each size that tiles have."""
-        f, tiling = self.f, self.tiling
+        f, tiling, product = self.f, self.tiling, self.product
         first_row, height = self._extent(tiling.rows, row)
         first_vector, width = self._extent(tiling.vectors, panel)
         first_column = f.binary("mul nsw", first_vector, f.integer(tiling.lanes))
@@ -198,28 +203,19 @@ class _Tiles:
         place = _TilePlace(
             self.a.begin(f, at, row, first_row),
             self.b.begin(f, at, panel, first_column),
-            offset(f, [*at, first_row, first_column], self._out_strides()),
+            offset(f, [*at, first_row, first_column], [*product.out.batch, product.out.outer, 1]),
             f.binary("sub", f.integer(self.product.columns), first_column),
             begin,
             end,
             f.compare("eq", cut, f.integer(0)),
             f.compare("eq", cut, f.integer(tiling.inner.count - 1)),
-            tuple(at),
-            (first_row, first_column),
+            first_column,
         )
         for is_tall, rows in self._variants(tiling.rows, height):
             with f.when(is_tall):
                 for is_wide, vectors in self._variants(tiling.vectors, width):
                     with f.when(is_wide):
                         self._sums(place, rows, vectors)
-
-    def _out_strides(self) -> list[int]:
-        rows, columns = self.product.rows, self.product.columns
-        strides, size = [columns, 1], rows * columns
-        for length in reversed(self.product.batch):
-            strides.insert(0, size)
-            size *= length
-        return strides
 
     def _extent(self, split: Split, number: SSA) -> tuple[SSA, SSA]:
         start = part_start(self.f, split, number)
@@ -257,7 +253,7 @@ class _Tiles:
             store_vector(f, sums[number], address, masks[number % vectors] if self.writes_out else None, align)
         if self.step.epilogue:
             with f.when(place.is_last):
-                self.epilogue.call(f, target, place.batch, place.first, (rows, vectors))
+                self.epilogue.call(f, target, (place.out, place.first_column), (rows, vectors))
 
     def _masks(self, place: _TilePlace, vectors: int) -> list[SSA | None]:
         """Return for each vector of a tile the mask of its columns: none where all are always there."""
@@ -272,12 +268,23 @@ class _Tiles:
     def _loop(
         self, place: _TilePlace, rows: int, vectors: int, starts: Sequence[SSA], masks: Sequence[SSA | None]
     ) -> list[SSA]:
-        """Write the loop over the sum, all sums in registers, and return them."""
-        f, lanes = self.f, self.tiling.lanes
-        dtype: np.dtype[Any] = self.step.out.dtype
-        scalar, vector, size = llvm_type(dtype), f"<{lanes} x {llvm_type(dtype)}>", dtype.itemsize
-        b_masks = [None] * vectors if self.tiling.pack_b else masks
-        end = opaque(f, place.end)
+        """Write the loops over the sum, all sums in registers, and return them."""
+        scalar = llvm_type(self.step.out.dtype)
+        a, b = self.f.address("%a", scalar, place.a), self.f.address("%b", scalar, place.b)
+        return self._axis(0, (a, b), (place.begin, place.end), (rows, vectors, masks), starts)
+
+    def _axis(
+        self,
+        axis: int,
+        at: tuple[SSA, SSA],
+        bounds: tuple[SSA, SSA],
+        tile: tuple[int, int, Sequence[SSA | None]],
+        starts: Sequence[SSA],
+    ) -> list[SSA]:
+        """Write the loop over one axis of the sum, and those inside it."""
+        f, vector = self.f, starts[0].type
+        scalar = llvm_type(self.step.out.dtype)
+        end = opaque(f, bounds[1])
         before, body, done = f.block, f.fresh("body"), f.fresh("done")
         f.do(f"br label {body}")
         f.label(body)
@@ -285,30 +292,45 @@ class _Tiles:
         kept = [SSA(f.fresh("sum"), vector) for _ in starts]
         heads = len(f.lines)
         f.lines.extend([""] * (1 + len(kept)))
-        step = SSA(k, "i64")
-        b_at = f.address("%b", scalar, f.binary("add nsw", place.b, f.binary("mul nsw", step, f.integer(self.b.inner))))
-        row = []
-        for j in range(vectors):
-            row.append(load_vector(f, vector, self._moved(b_at, j * lanes), b_masks[j], size))
-            if self.tiling.pack_b:
-                prefetch(f, self._moved(b_at, j * lanes + _AHEAD * self.b.inner))
-        a_at = f.address("%a", scalar, f.binary("add nsw", place.a, f.binary("mul nsw", step, f.integer(self.a.inner))))
-        if self.a.inner != 1 and not self.tiling.pack_a:
-            # Each step's elements lie in a line (or two) of their own, too far apart for the processor to foresee.
-            for i in dict.fromkeys([0, rows - 1]):
-                prefetch(f, self._moved(a_at, i * self.a.outer + _AHEAD * self.a.inner))
-        sums = []
-        for i in range(rows):
-            element = f.load(scalar, self._moved(a_at, i * self.a.outer), size)
-            repeated = splat(f, element, lanes)
-            sums += [f.intrinsic("fma", repeated, row[j], kept[i * vectors + j]) for j in range(vectors)]
+        a, b = (
+            f.address(pointer.name, scalar, f.binary("mul nsw", SSA(k, "i64"), f.integer(source.inner[axis])))
+            for pointer, source in zip(at, (self.a, self.b), strict=True)
+        )
+        if axis + 1 < len(self.product.sums):
+            whole = f.integer(0), f.integer(self.product.sums[axis + 1])
+            sums = self._axis(axis + 1, (a, b), whole, tile, kept)
+        else:
+            sums = self._step(a, b, tile, kept)
         f.lines.append(f"  {following} = add nsw i64 {k}, 1")
-        f.lines[heads] = f"  {k} = phi i64 [ {place.begin.name}, %{before} ], [ {following}, {body} ]"
+        latch = f.block
+        f.lines[heads] = f"  {k} = phi i64 [ {bounds[0].name}, %{before} ], [ {following}, %{latch} ]"
         for number, (one, start, new) in enumerate(zip(kept, starts, sums, strict=True), heads + 1):
-            f.lines[number] = f"  {one.name} = phi {vector} [ {start.name}, %{before} ], [ {new.name}, {body} ]"
+            f.lines[number] = f"  {one.name} = phi {vector} [ {start.name}, %{before} ], [ {new.name}, %{latch} ]"
         more = f.emit("i1", f"icmp slt i64 {following}, {end.name}")
         f.do(f"br {more}, label {body}, label {done}")
         f.label(done)
+        return sums
+
+    def _step(self, a: SSA, b: SSA, tile: tuple[int, int, Sequence[SSA | None]], kept: Sequence[SSA]) -> list[SSA]:
+        """Write one step of the sum: a few vectors of the right operand times an element of each row of the left."""
+        f, lanes, (rows, vectors, masks) = self.f, self.tiling.lanes, tile
+        dtype: np.dtype[Any] = self.step.out.dtype
+        scalar, vector, size = llvm_type(dtype), kept[0].type, dtype.itemsize
+        row = []
+        for j in range(vectors):
+            mask = None if self.tiling.pack_b else masks[j]
+            row.append(load_vector(f, vector, self._moved(b, j * lanes), mask, size))
+            if self.tiling.pack_b:
+                prefetch(f, self._moved(b, j * lanes + _AHEAD * self.b.inner[-1]))
+        if self.a.inner[-1] != 1 and not self.tiling.pack_a:
+            # Each step's elements lie in a line (or two) of their own, too far apart for the processor to foresee.
+            for i in dict.fromkeys([0, rows - 1]):
+                prefetch(f, self._moved(a, i * self.a.outer + _AHEAD * self.a.inner[-1]))
+        sums = []
+        for i in range(rows):
+            element = f.load(scalar, self._moved(a, i * self.a.outer), size)
+            repeated = splat(f, element, lanes)
+            sums += [f.intrinsic("fma", repeated, row[j], kept[i * vectors + j]) for j in range(vectors)]
         return sums
 
     def _moved(self, address: SSA, elements: int) -> SSA:
@@ -339,5 +361,4 @@ class _TilePlace:
     end: SSA
     is_first: SSA
     is_last: SSA
-    batch: tuple[SSA, ...]
-    first: tuple[SSA, SSA]
+    first_column: SSA

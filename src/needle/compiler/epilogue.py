@@ -6,8 +6,6 @@ vectors of the stores' values; it knows how long the last, shorter piece of a ro
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from needle.compiler.ir import SSA, Function, llvm_type
 from needle.compiler.loops import axis_places, buffer_place, buffers_read
 from needle.compiler.packing import coordinates, offset
@@ -44,18 +42,18 @@ class Epilogue:
         self.reads = tuple(buffer for buffer in dict.fromkeys(loaded) if buffer not in known)
         self.pointers = {buffer: f"%e{number}" for number, buffer in enumerate([*self.writes, *self.reads])}
 
-    def call(self, f: Function, sums: SSA, at: Sequence[SSA], first: tuple[SSA, SSA], size: tuple[int, int]) -> None:
-        """Compute the rest of a tile of `size` rows and vectors whose first row and column are `first`."""
+    def call(self, f: Function, sums: SSA, first: tuple[SSA, SSA], size: tuple[int, int]) -> None:
+        """Compute the rest of a tile of `size` rows and vectors, given its first element's place and column."""
         begin_column, lanes = first[1], self.tiling.lanes
         left = f.binary("sub", f.integer(self.product.columns), begin_column)
         whole = f.intrinsic("smin", f.binary("udiv", left, f.integer(lanes)), f.integer(size[1]))
         pointers = [f"ptr {pointer}" for pointer in self.pointers.values()]
-        numbers = [*at, *first, f.integer(size[0]), whole, f.integer(size[1])]
+        numbers = [*first, f.integer(size[0]), whole, f.integer(size[1])]
         f.do(f"call void @{self.step.name}_tiles.finish({', '.join([*pointers, str(sums), *map(str, numbers)])})")
 
     def function(self) -> Function:
         """Return the function of a tile."""
-        numbers = [*self._batch(), "%row", "%column", "%rows", "%whole", "%vectors"]
+        numbers = ["%place", "%column", "%rows", "%whole", "%vectors"]
         pointers = [f"ptr noalias {pointer}" for pointer in [*self.pointers.values(), "%sums"]]
         parameters = [*pointers, *(f"i64 {name}" for name in numbers)]
         f = Function(f"{self.step.name}_tiles.finish", parameters, "nounwind noinline #0")
@@ -69,17 +67,12 @@ class Epilogue:
                     self._piece(f, i, start, rest)
         return f
 
-    def _batch(self) -> list[str]:
-        return [f"%at{axis}" for axis in range(len(self.product.batch))]
-
     def _piece(self, f: Function, i: SSA, start: SSA, length: int) -> None:
         """Write `length` columns of row `i` from `start` on, all counted within the tile."""
         step = self.step
         rank = len(step.out.shape)
-        row = f.binary("add nsw", SSA("%row", "i64"), i)
-        batch = [SSA(name, "i64") for name in self._batch()]
-        # Where batch axes have become rows, a row's number tells them.
-        outer = [*batch, row] if batch else coordinates(f, row, step.out.shape[:-1])
+        at = offset(f, [SSA("%place", "i64"), i], (1, self.product.out.outer))
+        outer = coordinates(f, f.binary("udiv", at, f.integer(self.product.columns)), step.out.shape[:-1])
         place = buffer_place(step.out, axis_places(rank), rank)
         with f.loop(f.integer(0), f.integer(length)) as j:
             within = f.binary("add nsw", start, j)

@@ -314,6 +314,14 @@ def pad(x: Any, widths: Sequence[tuple[int, int]]) -> trace.TracedArray:
     return trace.traced("pad", trace.as_node(x), widths=tuple(tuple(pair) for pair in widths))
 
 
+def sliding_window_view(x: Any, window_shape: Any, axis: Any = None, **options: Any) -> trace.TracedArray:
+    """Return windows over axes: their places stay where the axes were, what is inside comes behind all axes."""
+    sizes = (window_shape,) if isinstance(window_shape, int) else tuple(window_shape)
+    node = trace.as_node(x)
+    axes = trace.as_axes(axis, len(node.shape))
+    return trace.traced("windows", node, axes=axes, sizes=sizes)
+
+
 def tril(x: Any, k: int = 0) -> trace.TracedArray:
     """Keep the triangle below diagonal k."""
     return where(_below(x, k), x, zeros_like(x))

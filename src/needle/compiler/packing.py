@@ -46,7 +46,7 @@ class Panels:
     layout: Layout
     batch: tuple[int, ...]
     outer: int
-    inner: int
+    sums: tuple[int, ...]
     split: Split
     unit: int
     width: int
@@ -55,6 +55,11 @@ class Panels:
     def buffer(self, name: str, like: Buffer) -> Buffer:
         """Return the buffer that holds all panels; matrices that repeat along a batch axis are there once."""
         return Buffer(name, (math.prod(self.own_batch), self.split.count, self.inner, self.width), like.dtype)
+
+    @property
+    def inner(self) -> int:
+        """The number of steps of the sum."""
+        return math.prod(self.sums)
 
     @property
     def own_batch(self) -> tuple[int, ...]:
@@ -151,17 +156,20 @@ def render_pack(name: str, panels: Panels, source: Buffer, packed: Buffer) -> Re
     """Write the function that copies a matrix into panels."""
     parameters = ["ptr noalias %packed", "ptr noalias %source", "i64 %begin", "i64 %end"]
     f = Function(name, parameters, "nounwind noinline #0")
-    pieces = -(-panels.inner // _PIECE)
+    *outside, steps = panels.sums
+    pieces = -(-steps // _PIECE)
     with f.loop(SSA("%begin", "i64"), SSA("%end", "i64")) as part:
-        *at, panel, piece = coordinates(f, part, [*panels.own_batch, panels.split.count, pieces])
-        matrix = offset(f, at, panels.layout.batch, panels.layout.offset)
+        found = coordinates(f, part, [*panels.own_batch, panels.split.count, *outside, pieces])
+        place, piece = len(panels.own_batch), found[-1]
+        at, panel = [*found[:place], *found[place + 1 : -1]], found[place]
+        matrix = offset(f, at, [*panels.layout.batch, *panels.layout.inner[:-1]], panels.layout.offset)
         first = f.binary("mul nsw", part_start(f, panels.split, panel), f.integer(panels.unit))
         number = f.binary("udiv", part, f.integer(pieces))
-        target = f.binary("mul nsw", number, f.integer(panels.inner * panels.width))
+        target = f.binary("mul nsw", number, f.integer(steps * panels.width))
         begin = f.binary("mul nsw", piece, f.integer(_PIECE))
-        end = f.intrinsic("smin", f.binary("add nsw", begin, f.integer(_PIECE)), f.integer(panels.inner))
+        end = f.intrinsic("smin", f.binary("add nsw", begin, f.integer(_PIECE)), f.integer(steps))
         _Copy(f, panels, packed, matrix, first, target).write(begin, end)
-    parts = math.prod(panels.own_batch) * panels.split.count * pieces
+    parts = math.prod([*panels.own_batch, panels.split.count, *outside, pieces])
     return RenderedKernel(f, (packed, source), parts, packed.size >= _WORTH_SHARING, 1)
 
 
@@ -184,13 +192,13 @@ class _Copy:
         layout = self.panels.layout
         if layout.outer == 1:
             self._along_panels(begin, end)
-        elif layout.inner == 1:
+        elif layout.inner[-1] == 1:
             self._along_sums(begin, end)
         else:
             self._elements(begin, end)
 
     def _source(self, column: SSA, k: SSA) -> SSA:
-        at = offset(self.f, [column, k], (self.panels.layout.outer, self.panels.layout.inner))
+        at = offset(self.f, [column, k], (self.panels.layout.outer, self.panels.layout.inner[-1]))
         return self.f.address("%source", self.scalar, self.f.binary("add nsw", self.matrix, at))
 
     def _target(self, k: SSA, j: SSA) -> SSA:
@@ -211,14 +219,14 @@ class _Copy:
 
     def _along_sums(self, begin: SSA, end: SSA) -> None:
         f, panels = self.f, self.panels
-        side = min(panels.lanes, _SQUARE)
-        short = min(side, panels.inner)
+        side, steps = min(panels.lanes, _SQUARE), panels.sums[-1]
+        short = min(side, steps)
         vector = f"<{side} x {self.scalar}>"
         mask = mask_below(f, f.integer(short), side) if short < side else None
         last = f.integer(panels.outer - 1)
         with f.loop(begin, end, side) as start:
             # The last square overlaps the one before: it writes the same values there.
-            k = f.intrinsic("smin", start, f.integer(panels.inner - short))
+            k = f.intrinsic("smin", start, f.integer(steps - short))
             with f.loop(f.integer(0), opaque(f, f.integer(panels.width)), side) as j:
                 rows = []
                 for i in range(side):

@@ -149,6 +149,18 @@ def _evaluate_pad(a: NDArray[Any], widths: Sequence[tuple[int, int]]) -> NDArray
     return np.pad(a, widths) if a.ndim else a
 
 
+def _infer_windows(a: Operand, axes: Shape, sizes: Shape) -> Kind:
+    lengths = list(a.shape)
+    for axis, size in zip(axes, sizes, strict=True):
+        lengths[axis] -= size - 1
+    assert all(length >= 0 for length in lengths), f"windows of {sizes} do not fit into {a.shape}"
+    return (*lengths, *sizes), a.dtype
+
+
+def _evaluate_windows(a: NDArray[Any], axes: Shape, sizes: Shape) -> NDArray[Any]:
+    return np.lib.stride_tricks.sliding_window_view(a, sizes, axis=axes)
+
+
 def _infer_flip(a: Operand, axis: Shape) -> Kind:
     return a.shape, a.dtype
 
@@ -214,6 +226,7 @@ _ROWS = [
     Primitive("broadcast", _infer_broadcast, np.broadcast_to),
     Primitive("slice", _infer_slice, _evaluate_slice),
     Primitive("pad", _infer_pad, _evaluate_pad),
+    Primitive("windows", _infer_windows, _evaluate_windows),
     Primitive("flip", _infer_flip, np.flip),
     Primitive("concat", _infer_concat, _evaluate_concat),
     Primitive("matmul", _infer_matmul, np.matmul),

@@ -37,12 +37,13 @@ from needle.compiler.loops import (
     buffers_read,
     zero_place,
 )
+from needle.compiler.operand import Operand, joined_axes, refine, straightened
 from needle.compiler.primitives import UFUNC_OF
 
-__all__ = ["Contraction", "Operand", "Program", "schedule"]
+__all__ = ["Contraction", "Program", "schedule"]
 
 _REDUCTIONS = frozenset({"reduce_sum", "reduce_prod", "reduce_max", "reduce_min", "argmax", "argmin"})
-_MOVEMENT = frozenset({"reshape", "permute", "broadcast", "slice", "flip"})
+_MOVEMENT = frozenset({"reshape", "permute", "broadcast", "slice", "windows", "flip"})
 # Roots that are kernels of their own, whatever stands beside them.
 _ALONE = frozenset({"cumsum", "scatter_add", "concat", "pad"})
 # An elementwise node that is used more than once is computed again up to this many operations.
@@ -54,20 +55,12 @@ _LONGEST_CHAIN = 60
 
 
 @dataclass(frozen=True, slots=True)
-class Operand:
-    """A matrix (with batch axes) inside a buffer: `place` in terms of its own axes."""
-
-    buffer: Buffer
-    place: Place
-    shape: tuple[int, ...]
-
-
-@dataclass(frozen=True, slots=True)
 class Contraction:
     """out = a @ b over the last two axes; the batch axes before them are equal.
 
-    `epilogue` is computed from the sums where they lie, over the axes of `out`, which it loads at its own place only.
-    Where nothing else reads them, `keeps_out` is false, and they need not be written.
+    The shape of `out` may divide the batch axes and rows in another way, as what follows does. `epilogue` is computed
+    from the sums where they lie, over the axes of `out`, which it loads at its own place only. Where nothing else reads
+    them, `keeps_out` is false, and they need not be written.
     """
 
     name: str
@@ -89,9 +82,8 @@ class Contraction:
 
     def show(self) -> str:
         """Print the contraction in a line."""
-        a, b = (f"{one.buffer.name}[{one.place}]{list(one.shape)}" for one in (self.a, self.b))
         source = f"  # {', '.join(self.sources)}" if self.sources else ""
-        lines = [f"contraction {self.name}{source}", f"  {self.out.name}{list(self.out.shape)} = {a} @ {b}"]
+        lines = [f"contraction {self.name}{source}", f"  {self.out.name}{list(self.out.shape)} = {self.a} @ {self.b}"]
         return "\n".join([*lines, *(f"    {store}" for store in self.epilogue)])
 
 
@@ -298,6 +290,11 @@ def moved_index(node: Node, index: tuple[Place, ...], rank: int) -> tuple[Place,
     if node.primitive == "permute":
         order = params["axes"]
         return tuple(index[order.index(axis)] for axis in range(len(order)))
+    if node.primitive == "windows":
+        moved = list(index[: len(source.shape)])
+        for axis, within in zip(params["axes"], index[len(source.shape) :], strict=True):
+            moved[axis] = moved[axis] + within
+        return tuple(moved)
     if node.primitive == "slice":
         starts_steps = zip(index, params["start"], params["step"], strict=True)
         return tuple(place.scaled(step).shifted(start) for place, start, step in starts_steps)
@@ -348,9 +345,10 @@ class _Scheduler:
 
     def program(self) -> Program:
         """Return the program."""
+        divided = _divided_results(self.graph)
         for number, node in enumerate(self.nodes):
             letter = {"input": "in", "constant": "const"}.get(node.primitive, "b")
-            self.buffers[node] = Buffer(f"{letter}{number}", node.shape, node.dtype)
+            self.buffers[node] = Buffer(f"{letter}{number}", divided.get(node, node.shape), node.dtype)
         for node in self.nodes:
             self._place(node)
         inputs = tuple(self.buffers[node] for node in self.graph.inputs)
@@ -394,9 +392,9 @@ class _Scheduler:
     def _place_contraction(self, node: Node) -> None:
         """Make a step of a product; what follows elementwise may join it."""
         contraction = self._contraction(node)
-        rank = len(node.shape)
-        place = buffer_place(contraction.out, axis_places(rank), rank)
-        number = self._add(_Draft(node.shape, (), {node: place}, contraction=contraction), node)
+        shape = contraction.out.shape
+        place = buffer_place(contraction.out, axis_places(len(shape)), len(shape))
+        number = self._add(_Draft(shape, (), {node: place}, contraction=contraction), node)
         self._depend(number, contraction.reads())
         self.step_of[contraction.out] = number
 
@@ -547,15 +545,28 @@ class _Scheduler:
 
     def _contraction(self, node: Node) -> Contraction:
         a, b = (self._operand(one) for one in node.inputs)
+        # Tiles go through both operands' sums in step, and take vectors of the right one's columns.
+        if len(b.axes[-1]) > 1 or refine(a.axes[-1], b.axes[-2]) is None:
+            raise _NeedsBuffer(node.inputs[1 if len(b.axes[-1]) > 1 or len(a.axes[-1]) == 1 else 0])
+        if any(refine(one, other) is None for one, other in zip(a.axes[:-2], b.axes[:-2], strict=True)):
+            raise _NeedsBuffer(node.inputs[0 if len(b.axes[0]) == 1 else 1])
         return Contraction("", a, b, self.buffers[node], _sources([node]))
 
     def _operand(self, node: Node) -> Operand:
         """Find a contraction's operand inside a buffer."""
-        rank = len(node.shape)
-        value = _Lowering(self.buffers, rank, {}).value(node, axis_places(rank))
+        source, groups = (node, None) if node in self.buffers else joined_axes(node)
+        rank = len(source.shape)
+        value = _Lowering(self.buffers, rank, {}).value(source, axis_places(rank))
         if not isinstance(value, Load):
             raise _NeedsBuffer(node)
-        return Operand(value.buffer, value.place, node.shape)
+        strides = value.place.strides
+        steps = [
+            [(source.shape[axis], strides[axis]) for axis in group] for group in groups or [[i] for i in range(rank)]
+        ]
+        walks = tuple(map(straightened, steps))
+        if node.dtype not in (np.float32, np.float64) and any(len(walk) > 1 for walk in walks):
+            raise _NeedsBuffer(node)
+        return Operand(value.buffer, value.place.offset, walks)
 
     # -- the end
 
@@ -592,6 +603,19 @@ class _Scheduler:
         return replace(
             contraction, name=f"k{number}", sources=sources, epilogue=epilogue, keeps_out=needed or not epilogue
         )
+
+
+def _divided_results(graph: Graph) -> dict[Node, tuple[int, ...]]:
+    """Return the shapes of matrix products that are used in one other shape only, of the same columns."""
+    shapes: dict[Node, set[tuple[int, ...] | None]] = {}
+    for node in graph.nodes():
+        for one in node.inputs:
+            if one.primitive == "matmul":
+                keeps_columns = node.primitive == "reshape" and node.shape and node.shape[-1] == one.shape[-1]
+                shapes.setdefault(one, set()).add(node.shape if keeps_columns else None)
+    whole = set(graph.outputs)
+    only = {node: next(iter(found)) for node, found in shapes.items() if len(found) == 1 and node not in whole}
+    return {node: shape for node, shape in only.items() if shape is not None}
 
 
 def _domain(node: Node) -> tuple[tuple[int, ...], tuple[int, ...]]:

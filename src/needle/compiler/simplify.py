@@ -25,7 +25,8 @@ _LARGEST_FOLDED = 64
 def simplify(graph: Graph) -> Graph:
     """Return a graph that computes the same outputs from the same inputs with fewer nodes.
 
-    Every output keeps its shape and dtype, and `interpret` gives the same bits before and after.
+    Every output keeps its shape and dtype, and `interpret` gives the same bits before and after
+    (but for the sign of a NaN, of which IEEE 754 says nothing).
     """
     new: dict[Node, Node] = {node: node for node in graph.inputs}
     known: dict[Hashable, Node] = {}

@@ -7,10 +7,10 @@ The division does not depend on how many threads there are, so that every number
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from needle.compiler.host import Host
+from needle.compiler.operand import Walk, refine
 from needle.compiler.schedule import Contraction
 
 __all__ = ["Layout", "Product", "Split", "Tiling", "choose_tiling"]
@@ -50,43 +50,106 @@ class Split:
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """Where an operand's elements lie: element strides along the batch axes, along the tiles, and along the sums."""
+    """Where an operand's elements lie: element strides along the batch axes, along the tiles, and along the sums.
+
+    The axes of the sums are nested, the last one innermost.
+    """
 
     offset: int
     batch: tuple[int, ...]
     outer: int
-    inner: int
+    inner: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Product:
-    """The sizes of a product and where its operands lie; batch axes that share the right operand have become rows."""
+    """The sizes of a product and where its operands lie.
+
+    Rows that do not lie evenly are even along one axis; the others, and those of the batch, are `batch`. So is each
+    batch axis along which the right operand repeats: its stride there is 0.
+
+    Attributes:
+        batch: the lengths of all axes but rows and columns.
+        rows: the length of the axis that tiles are high along.
+        columns: the length of the axis that tiles are wide along.
+        sums: the lengths of the axes to sum over, the last one innermost.
+        item_bytes: an element's size.
+        a: the left operand's strides; `outer` is that of the rows.
+        b: the right operand's; `outer` is that of the columns.
+        out: the result's; `outer` is that of the rows, the columns lie side by side.
+    """
 
     batch: tuple[int, ...]
     rows: int
     columns: int
-    inner: int
+    sums: tuple[int, ...]
     item_bytes: int
     a: Layout
     b: Layout
+    out: Layout
+
+    @property
+    def inner(self) -> int:
+        """How many products each element of the result sums."""
+        return math.prod(self.sums)
 
     @classmethod
-    def of(cls, step: Contraction) -> Product:
-        """Read the sizes from a contraction."""
-        *batch, rows, columns = step.out.shape
-        *a_batch, a_row, a_inner = step.a.place.strides
-        *b_batch, b_inner, b_column = step.b.place.strides
-        if not any(b_batch) and _in_step([*a_batch, a_row], [*batch, rows]):
-            rows, batch, a_batch, b_batch = rows * math.prod(batch), [], [], []
-        a = Layout(step.a.place.offset, tuple(a_batch), a_row, a_inner)
-        b = Layout(step.b.place.offset, tuple(b_batch), b_column, b_inner)
-        return cls(tuple(batch), rows, columns, step.a.shape[-1], step.out.dtype.itemsize, a, b)
+    def candidates(cls, step: Contraction) -> list[Product]:
+        """Return the ways to see a contraction: one for each axis that tiles may be high along."""
+        a, b = step.a, step.b
+        columns = b.shape[-1]
+        sums, a_inner, b_inner = _together(a.axes[-1], b.axes[-2])
+        size = columns
+        axes: list[tuple[int, int, int, int]] = []  # length, strides of the left operand, the right one, the result
+        for a_walk, b_walk in reversed([*zip(a.axes[:-2], b.axes[:-2], strict=True), (a.axes[-2], None)]):
+            lengths = [length for length, _ in a_walk]
+            a_strides, b_strides = [stride for _, stride in a_walk], [0] * len(a_walk)
+            if b_walk is not None:
+                lengths, a_strides, b_strides = _together(a_walk, b_walk)
+            for length, a_stride, b_stride in reversed(list(zip(lengths, a_strides, b_strides, strict=True))):
+                _put_in_front(axes, (length, a_stride, b_stride, size))
+                size *= length
+        found = []
+        for place, (rows, a_row, b_row, out_row) in enumerate(axes):
+            if b_row:
+                continue
+            rest = axes[:place] + axes[place + 1 :]
+            batch, a_batch, b_batch, out_batch = (tuple(axis[i] for axis in rest) for i in range(4))
+            found.append(
+                cls(
+                    batch,
+                    rows,
+                    columns,
+                    tuple(sums),
+                    step.out.dtype.itemsize,
+                    Layout(a.offset, a_batch, a_row, tuple(a_inner)),
+                    Layout(b.offset, b_batch, b.axes[-1][0][1], tuple(b_inner)),
+                    Layout(0, out_batch, out_row, ()),
+                )
+            )
+        return found
 
 
-def _in_step(strides: Sequence[int], lengths: Sequence[int]) -> bool:
-    """Tell whether axes can be walked through as one."""
-    pairs = zip(strides[:-1], strides[1:], lengths[1:], strict=True)
-    return all(outer == inner * length for outer, inner, length in pairs)
+def _together(a: Walk, b: Walk) -> tuple[list[int], list[int], list[int]]:
+    found = refine(a, b)
+    assert found is not None, "the schedule leaves no walks that cannot be gone together"
+    return found
+
+
+def _put_in_front(axes: list[tuple[int, int, int, int]], axis: tuple[int, int, int, int]) -> None:
+    """Put an axis before others, joined with the first one where that is even and repeats the right operand too."""
+    length, *strides = axis
+    if length == 1 and axes:
+        return
+    if axes and axes[0][0] == 1 and strides[1] == 0:
+        axes[0] = axis
+        return
+    if axes:
+        first, *inner = axes[0]
+        if inner[1] == strides[1] == 0 and all(s == i * first for s, i in zip(strides, inner, strict=True)):
+            axes[0] = (length * first, inner[0], inner[1], inner[2])
+            return
+    axes.insert(0, axis)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +160,7 @@ class Tiling:
         rows: the result's rows over tiles.
         vectors: its columns, in vectors, over tiles (the panels of the right operand).
         lanes: the elements of a vector.
-        inner: the sum's length over blocks.
+        inner: the outermost axis of the sum over blocks.
         block: how many tiles, down and across, are finished before the next block of tiles is begun.
         pack_a: whether the left operand is copied into panels.
         pack_b: and the right one.
@@ -122,15 +185,21 @@ class Tiling:
         return self.vectors.largest * self.lanes
 
 
-def choose_tiling(product: Product, host: Host) -> Tiling:
-    """Return how to divide a product on this host."""
+def choose_tiling(step: Contraction, host: Host) -> tuple[Product, Tiling]:
+    """Return how to see a contraction as a product, and how to divide that on this host."""
+    choices = []
+    for product in Product.candidates(step):
+        lanes = host.vector_bytes // product.item_bytes
+        tile = _choose_tile(product.rows, -(-product.columns // lanes), product.inner, host.vector_registers)
+        choices.append((_cycles(*tile, product.inner) * math.prod(product.batch), product, tile))
+    _, product, (rows, vectors) = min(choices, key=lambda choice: choice[0])
     lanes = host.vector_bytes // product.item_bytes
-    rows, vectors = _choose_tile(product.rows, -(-product.columns // lanes), product.inner, host.vector_registers)
-    inner = Split(product.inner, -(-product.inner // _depth(product, host)))
-    block = _block(rows, vectors, host.vector_bytes, inner.largest, host)
+    cuts = min(-(-product.inner // _depth(product, host)), product.sums[0])
+    inner = Split(product.sums[0], cuts)
+    block = _block(rows, vectors, host.vector_bytes, inner.largest * math.prod(product.sums[1:]), host)
     pack_a = _is_worth_packing_a(product, vectors, host)
     pack_b = _is_worth_packing_b(product, rows, host)
-    return Tiling(rows, vectors, lanes, inner, block, pack_a, pack_b)
+    return product, Tiling(rows, vectors, lanes, inner, block, pack_a, pack_b)
 
 
 def _choose_tile(rows: int, vectors: int, inner: int, registers: int) -> tuple[Split, Split]:
@@ -183,9 +252,9 @@ def _even(count: int, most: int) -> int:
 
 def _is_worth_packing_a(product: Product, vectors: Split, host: Host) -> bool:
     """Tell whether the left operand is read badly where it lies: columns in lines of one place in the cache."""
-    if product.a.inner == 1 or vectors.count < _FEW_TILES:
+    if product.a.inner[-1] == 1 or vectors.count < _FEW_TILES:
         return False
-    aliased = (product.a.inner * product.item_bytes) % _ALIAS_BYTES == 0
+    aliased = (product.a.inner[-1] * product.item_bytes) % _ALIAS_BYTES == 0
     return aliased or product.rows * product.inner * product.item_bytes > host.second_cache_bytes
 
 
@@ -195,8 +264,10 @@ def _is_worth_packing_b(product: Product, rows: Split, host: Host) -> bool:
         return True
     if not host.is_x86 and product.columns % (host.vector_bytes // product.item_bytes):
         return True  # vectors cut off at the edge are slow there
-    if rows.count < _FEW_ROWS:
+    repeats = math.prod(n for n, stride in zip(product.batch, product.b.batch, strict=True) if stride == 0)
+    readers = rows.count * repeats
+    if readers < _FEW_ROWS:
         return False
-    aliased = (product.b.inner * product.item_bytes) % (4 * _ALIAS_BYTES) == 0
-    read_bytes = rows.count * product.columns * product.inner * product.item_bytes
+    aliased = (product.b.inner[-1] * product.item_bytes) % (4 * _ALIAS_BYTES) == 0
+    read_bytes = readers * product.columns * product.inner * product.item_bytes
     return aliased or read_bytes > 4 * host.second_cache_bytes

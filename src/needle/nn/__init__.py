@@ -18,6 +18,7 @@ from needle.nn.activation import (
 )
 from needle.nn.batch_normalization import BatchNorm1d, BatchNorm2d, InstanceNorm1d, InstanceNorm2d
 from needle.nn.container import Flatten, Identity, ModuleDict, ModuleList, Residual, Sequential
+from needle.nn.convolution import Conv, Conv1d, Conv2d, Conv3d, ConvTranspose1d, ConvTranspose2d, ConvTranspose3d
 from needle.nn.dropout import Dropout
 from needle.nn.gru import GRU, GRUCell
 from needle.nn.linear import Linear
@@ -49,6 +50,13 @@ __all__ = [
     "BatchNorm1d",
     "BatchNorm2d",
     "Buffer",
+    "Conv",
+    "Conv1d",
+    "Conv2d",
+    "Conv3d",
+    "ConvTranspose1d",
+    "ConvTranspose2d",
+    "ConvTranspose3d",
     "CrossEntropyLoss",
     "Dropout",
     "Flatten",

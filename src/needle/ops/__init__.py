@@ -14,6 +14,7 @@ from needle.ops.broadcasting import *
 from needle.ops.casting import *
 from needle.ops.class_loss import *
 from needle.ops.comparison import *
+from needle.ops.convolution import *
 from needle.ops.dilation import *
 from needle.ops.elementwise import *
 from needle.ops.exponential import *
