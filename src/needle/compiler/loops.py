@@ -14,9 +14,9 @@ kernel knows no target: it says what is computed and in which order. `show` prin
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any, TypeAlias
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 
@@ -210,6 +210,7 @@ class Scatter:
 
 
 Stage: TypeAlias = Reduce | Store | Scan | Scatter
+_S = TypeVar("_S", bound=Stage)
 
 
 @dataclass(frozen=True, slots=True)
@@ -278,6 +279,44 @@ def buffers_read(stage: Stage) -> list[Buffer]:
     roots = [stage.value, stage.index] if isinstance(stage, Scatter) else [stage.value]
     loads = (value for root in roots for value in walk(root))
     return list(dict.fromkeys(value.buffer for value in loads if isinstance(value, (Load, Gather))))
+
+
+def buffers_and_places(stage: Stage) -> Iterator[tuple[Buffer | None, Place]]:
+    """Yield all places of a stage, each with the buffer that it is in; None for places that are values themselves."""
+    yield stage.buffer, stage.place
+    roots = [stage.value, stage.index] if isinstance(stage, Scatter) else [stage.value]
+    for root in roots:
+        for value in walk(root):
+            if isinstance(value, (Load, Gather)):
+                yield value.buffer, value.place
+            elif isinstance(value, Position):
+                yield None, value.place
+
+
+def with_places(stages: Sequence[_S], change: Callable[[Buffer | None, Place], Place]) -> tuple[_S, ...]:
+    """Return stages with each place changed, given the buffer that it is in (None for those that are values)."""
+    memo: dict[int, Value] = {}
+
+    def value(old: Value) -> Value:
+        if id(old) not in memo:
+            memo[id(old)] = changed(old)
+        return memo[id(old)]
+
+    def changed(old: Value) -> Value:
+        if isinstance(old, Call):
+            return Call(old.function, tuple(map(value, old.arguments)), old.dtype)
+        if isinstance(old, Number):
+            return old
+        if isinstance(old, Position):
+            return replace(old, place=change(None, old.place))
+        moved = replace(old, place=change(old.buffer, old.place))
+        return replace(moved, index=value(moved.index)) if isinstance(moved, Gather) else moved
+
+    def stage(old: _S) -> _S:
+        moved = replace(old, place=change(old.buffer, old.place), value=value(old.value))
+        return replace(moved, index=value(moved.index)) if isinstance(moved, Scatter) else moved
+
+    return tuple(map(stage, stages))
 
 
 def walk(root: Value) -> Iterator[Value]:

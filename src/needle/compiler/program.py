@@ -9,7 +9,7 @@ of the work until none is left, and wait until all are done.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from needle.compiler.contract import render_contraction
 from needle.compiler.host import Host
@@ -17,6 +17,7 @@ from needle.compiler.ir import SSA, Function
 from needle.compiler.loops import Buffer, Kernel
 from needle.compiler.math import math_functions
 from needle.compiler.memory import Arena, plan_memory
+from needle.compiler.rebase import rebase
 from needle.compiler.render import RenderedKernel, render_kernel
 from needle.compiler.rounds import Call, Turn, chunks_of, make_rounds
 from needle.compiler.schedule import Program
@@ -48,10 +49,9 @@ def render_program(program: Program, host: Host) -> Module:
     """Write a program as LLVM IR."""
     phases: list[RenderedKernel] = []
     for step in program.steps:
-        if isinstance(step, Kernel):
-            phases.append(render_kernel(step))
-        else:
-            phases.extend(render_contraction(step, host))
+        rebased, begins = rebase(step)
+        rendered = [render_kernel(rebased)] if isinstance(rebased, Kernel) else render_contraction(rebased, host)
+        phases.extend(replace(phase, begins=begins) for phase in rendered)
     phases = share_functions([phase for phase in phases if phase.parts > 0])
     outside = [
         *program.inputs,
@@ -104,9 +104,15 @@ def _render_round(name: str, chunks: Sequence[Sequence[Call]], outside: Sequence
     for number, chunk in enumerate(chunks):
         with f.when(f.compare("eq", SSA("%chunk", "i64"), f.integer(number))):
             for call in chunk:
-                arguments = ", ".join(str(pointers[buffer]) for buffer in call.phase.buffers)
+                arguments = ", ".join(str(_begin(f, pointers[one], one, call.phase)) for one in call.phase.buffers)
                 f.do(f"call void @{call.phase.function.name}({arguments}, i64 {call.begin}, i64 {call.end})")
     return f
+
+
+def _begin(f: Function, pointer: SSA, buffer: Buffer, phase: RenderedKernel) -> SSA:
+    """Return the pointer into a buffer that a phase is given."""
+    begin = phase.begins.get(buffer, 0) * buffer.dtype.itemsize
+    return f.address(pointer.name, "i8", f.integer(begin)) if begin else pointer
 
 
 def _declared(declarations: Iterable[str]) -> list[str]:

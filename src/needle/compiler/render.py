@@ -8,9 +8,9 @@ own optimiser does the rest: vectors, unrolling, moving what does not change out
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -31,8 +31,10 @@ from needle.compiler.loops import (
     Stage,
     Store,
     Value,
+    buffers_and_places,
     inner_loops,
     walk,
+    with_places,
 )
 from needle.compiler.scalar import emit_call, emit_cast, emit_combine, reduction_start
 from needle.compiler.thread_count import available_processors
@@ -50,7 +52,8 @@ _WORTH_SHARING = 200_000
 class RenderedKernel:
     """A kernel's function, the buffers it takes, into how many parts it falls, and whether threads share them.
 
-    The first `written` of the buffers are written to; all of them where that is None.
+    The first `written` of the buffers are written to; all of them where that is None. `begins` says how many elements
+    into some of the buffers their pointers are.
     """
 
     function: Function
@@ -58,6 +61,7 @@ class RenderedKernel:
     parts: int
     shared: bool
     written: int | None = None
+    begins: Mapping[Buffer, int] = field(default_factory=dict)
 
     @property
     def writes(self) -> tuple[Buffer, ...]:
@@ -126,43 +130,18 @@ def _in_step(kernel: Kernel, axis: int) -> bool:
 
 
 def _places(kernel: Kernel) -> Iterator[Place]:
-    for stage in kernel.stages:
-        yield stage.place
-        roots = [stage.value, stage.index] if isinstance(stage, Scatter) else [stage.value]
-        for root in roots:
-            for value in walk(root):
-                if isinstance(value, (Load, Gather, Position)):
-                    yield value.place
+    return (place for stage in kernel.stages for _, place in buffers_and_places(stage))
 
 
 def _with_axes(kernel: Kernel, groups: Sequence[Sequence[int]]) -> Kernel:
     """Make one axis of each group; its stride is that of the group's last."""
 
-    def place(old: Place) -> Place:
+    def place(_: Buffer | None, old: Place) -> Place:
         return Place(old.offset, tuple(old.strides[group[-1]] for group in groups))
-
-    memo: dict[int, Value] = {}
-
-    def value(old: Value) -> Value:
-        if id(old) not in memo:
-            memo[id(old)] = moved(old)
-        return memo[id(old)]
-
-    def moved(old: Value) -> Value:
-        if isinstance(old, Call):
-            return Call(old.function, tuple(map(value, old.arguments)), old.dtype)
-        if isinstance(old, Gather):
-            return Gather(old.buffer, place(old.place), old.stride, old.last, value(old.index), old.dtype)
-        return old if isinstance(old, Number) else replace(old, place=place(old.place))
-
-    def stage(old: Stage) -> Stage:
-        if isinstance(old, Scatter):
-            return replace(old, place=place(old.place), value=value(old.value), index=value(old.index))
-        return replace(old, place=place(old.place), value=value(old.value))
 
     shape = tuple(int(np.prod([kernel.shape[axis] for axis in group])) for group in groups)
     reduced = tuple(number for number, group in enumerate(groups) if group[-1] in kernel.reduced)
-    return Kernel(kernel.name, shape, reduced, tuple(map(stage, kernel.stages)), kernel.sources)
+    return Kernel(kernel.name, shape, reduced, with_places(kernel.stages, place), kernel.sources)
 
 
 # -------------------------------------------------------------------------------------------- rendering

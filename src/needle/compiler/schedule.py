@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
@@ -152,7 +152,16 @@ def _choose_buffers(graph: Graph) -> set[Node]:
         if stored or repeated or cost[node] > 10 * _LONGEST_CHAIN:
             chosen.add(node)
             cost[node] = 0
-    return chosen
+    return chosen | {
+        one for node in nodes if node.primitive == "matmul" for one in node.inputs if _is_computed(one, chosen)
+    }
+
+
+def _is_computed(node: Node, with_buffer: Set[Node]) -> bool:
+    """Tell whether a node is not in a buffer, moved or not, so that it cannot be an operand of a product."""
+    while node not in with_buffer and node.primitive in _MOVEMENT:
+        (node,) = node.inputs
+    return node not in with_buffer
 
 
 def _weight(primitive: str) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -10,6 +11,9 @@ from needle.compiler.render import RenderedKernel
 
 __all__ = ["share_functions"]
 
+# Into how many places LLVM may copy a function: each copy is optimised by itself, which takes its time.
+_MOST_COPIES = 4
+
 
 def share_functions(phases: Sequence[RenderedKernel]) -> list[RenderedKernel]:
     """Return the phases, those whose functions differ in nothing but their names with the same function.
@@ -17,7 +21,12 @@ def share_functions(phases: Sequence[RenderedKernel]) -> list[RenderedKernel]:
     A function knows its buffers as parameters only, so that equal text means equal work.
     """
     known: dict[str, Function] = {}
-    return [replace(phase, function=known.setdefault(_text(phase.function), phase.function)) for phase in phases]
+    shared = [replace(phase, function=known.setdefault(_text(phase.function), phase.function)) for phase in phases]
+    uses = Counter(phase.function.name for phase in shared)
+    for function in known.values():
+        if uses[function.name] > _MOST_COPIES and "noinline" not in function.attributes:
+            function.attributes = f"noinline {function.attributes}"
+    return shared
 
 
 def _text(function: Function) -> str:
