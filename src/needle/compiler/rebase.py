@@ -28,13 +28,13 @@ def rebase(step: Step) -> tuple[Step, dict[Buffer, int]]:
 
     if not isinstance(step, Contraction):
         return replace(step, stages=with_places(step.stages, moved)), begins
-    a, b = (replace(one, place=moved(one.buffer, one.place)) for one in (step.a, step.b))
+    a, b = (replace(one, offset=one.offset - begins[one.buffer]) for one in (step.a, step.b))
     return replace(step, a=a, b=b, epilogue=with_places(step.epilogue, moved)), begins
 
 
 def _places(step: Step) -> Iterator[tuple[Buffer, Place]]:
     if isinstance(step, Contraction):
-        yield from ((one.buffer, one.place) for one in (step.a, step.b))
+        yield from ((one.buffer, Place(one.offset, ())) for one in (step.a, step.b))
         yield step.out, Place(0, ())
     for stage in step.epilogue if isinstance(step, Contraction) else step.stages:
         yield from ((buffer, place) for buffer, place in buffers_and_places(stage) if buffer is not None)
