@@ -163,7 +163,7 @@ class Conv2d(ConvolutionLayer):
 
     State:
         weight: (*kernel_size, in_channels/groups, out_channels), drawn first: `init.kaiming_uniform` with fans of
-            channels · the kernel's size.
+        channels · the kernel's size.
         bias: (out_channels,), drawn second: U(±1/√fan_in).
 
     Raises:
@@ -259,7 +259,7 @@ class ConvTranspose2d(ConvolutionLayer):
 
     State:
         weight: (*kernel_size, out_channels/groups, in_channels), the weight of the convolution that goes the other
-            way; drawn first: `init.kaiming_uniform` with that convolution's fans.
+        way; drawn first: `init.kaiming_uniform` with that convolution's fans.
         bias: (out_channels,), drawn second: U(±1/√(out_channels/groups · the kernel's size)).
 
     Raises:

@@ -103,7 +103,7 @@ class LSTM(RecurrentLayer):
     State:
         lstm_cells: a list of `LSTMCell`, one for each layer. The first takes I features, the others D·H.
         reverse_cells: the same for the other direction; empty where not `bidirectional`. Cells are drawn layer by
-            layer, forward before reverse.
+        layer, forward before reverse.
 
     Raises:
         SettingError: a size or num_layers is less than 1, or dropout is not in [0, 1).

@@ -329,7 +329,7 @@ class RNN(RecurrentLayer):
     State:
         rnn_cells: a list of `RNNCell`, one for each layer. The first takes I features, the others D·H.
         reverse_cells: the same for the other direction; empty where not `bidirectional`. Cells are drawn layer by
-            layer, forward before reverse.
+        layer, forward before reverse.
 
     Raises:
         SettingError: the nonlinearity is another, a size or num_layers is less than 1, or dropout is not in [0, 1).
