@@ -16,9 +16,11 @@ from needle.nn.activation import (
     Softplus,
     Tanh,
 )
+from needle.nn.attention import AttentionLayer, MultiHeadAttention
 from needle.nn.batch_normalization import BatchNorm1d, BatchNorm2d, InstanceNorm1d, InstanceNorm2d
 from needle.nn.container import Flatten, Identity, ModuleDict, ModuleList, Residual, Sequential
 from needle.nn.dropout import Dropout
+from needle.nn.embedding import Embedding
 from needle.nn.linear import Linear
 from needle.nn.loss import (
     BCEWithLogitsLoss,
@@ -35,16 +37,19 @@ from needle.nn.normalization import GroupNorm, LayerNorm, LayerNorm1d, RMSNorm
 from needle.nn.parameter import Buffer, Parameter
 from needle.nn.regularization import l1_penalty, l2_penalty
 from needle.nn.state import UnmatchedNames
+from needle.nn.transformer import Transformer, TransformerLayer
 
 __all__ = [
     "ELU",
     "GELU",
+    "AttentionLayer",
     "BCEWithLogitsLoss",
     "BatchNorm1d",
     "BatchNorm2d",
     "Buffer",
     "CrossEntropyLoss",
     "Dropout",
+    "Embedding",
     "Flatten",
     "GroupNorm",
     "HuberLoss",
@@ -62,6 +67,7 @@ __all__ = [
     "Module",
     "ModuleDict",
     "ModuleList",
+    "MultiHeadAttention",
     "NLLLoss",
     "Parameter",
     "RMSNorm",
@@ -74,6 +80,8 @@ __all__ = [
     "SoftmaxLoss",
     "Softplus",
     "Tanh",
+    "Transformer",
+    "TransformerLayer",
     "UnmatchedNames",
     "_child_modules",
     "_unpack_params",
