@@ -389,10 +389,19 @@ def moveaxis_block(x: Any, count: int, place: int) -> trace.TracedArray:
 
 def scatter_add(shape: Sequence[int], index: Any, values: Any) -> trace.TracedArray:
     """Add `values` into zeros of `shape` at `index`, which may name a place more than once."""
+    if isinstance(index, trace.TracedArray):
+        return _scatter_add_rows(shape, index, values)
     positions = reshape(arange(math.prod(shape)), tuple(shape))[index]
     flat = trace.as_node(reshape(broadcast_to(values, positions.shape), (-1,)))
     added = trace.traced("scatter_add", flat, trace.as_node(reshape(positions, (-1,))), length=math.prod(shape))
     return reshape(added, tuple(shape))
+
+
+def _scatter_add_rows(shape: Sequence[int], rows: trace.TracedArray, values: Any) -> trace.TracedArray:
+    """Add slices into zeros of `shape`, each at a position along the first axis."""
+    positions = reshape(_wrapped(rows, shape[0]), (-1,))
+    slices = reshape(broadcast_to(values, (*rows.shape, *shape[1:])), (positions.size, *shape[1:]))
+    return trace.traced("scatter_add", trace.as_node(slices), trace.as_node(positions), length=shape[0])
 
 
 def take_by_index(x: trace.TracedArray, index: Any) -> trace.TracedArray:

@@ -16,10 +16,12 @@ from needle.nn.activation import (
     Softplus,
     Tanh,
 )
+from needle.nn.attention import AttentionLayer, MultiHeadAttention
 from needle.nn.batch_normalization import BatchNorm1d, BatchNorm2d, InstanceNorm1d, InstanceNorm2d
 from needle.nn.container import Flatten, Identity, ModuleDict, ModuleList, Residual, Sequential
 from needle.nn.convolution import Conv, Conv1d, Conv2d, Conv3d, ConvTranspose1d, ConvTranspose2d, ConvTranspose3d
 from needle.nn.dropout import Dropout
+from needle.nn.embedding import Embedding
 from needle.nn.gru import GRU, GRUCell
 from needle.nn.linear import Linear
 from needle.nn.loss import (
@@ -39,6 +41,7 @@ from needle.nn.parameter import Buffer, Parameter
 from needle.nn.recurrent import RNN, RNNCell
 from needle.nn.regularization import l1_penalty, l2_penalty
 from needle.nn.state import UnmatchedNames
+from needle.nn.transformer import Transformer, TransformerLayer
 
 __all__ = [
     "ELU",
@@ -46,6 +49,7 @@ __all__ = [
     "GRU",
     "LSTM",
     "RNN",
+    "AttentionLayer",
     "BCEWithLogitsLoss",
     "BatchNorm1d",
     "BatchNorm2d",
@@ -59,6 +63,7 @@ __all__ = [
     "ConvTranspose3d",
     "CrossEntropyLoss",
     "Dropout",
+    "Embedding",
     "Flatten",
     "GRUCell",
     "GroupNorm",
@@ -78,6 +83,7 @@ __all__ = [
     "Module",
     "ModuleDict",
     "ModuleList",
+    "MultiHeadAttention",
     "NLLLoss",
     "Parameter",
     "RMSNorm",
@@ -91,6 +97,8 @@ __all__ = [
     "SoftmaxLoss",
     "Softplus",
     "Tanh",
+    "Transformer",
+    "TransformerLayer",
     "UnmatchedNames",
     "_child_modules",
     "_unpack_params",

@@ -17,6 +17,7 @@ from needle.ops.comparison import *
 from needle.ops.convolution import *
 from needle.ops.dilation import *
 from needle.ops.elementwise import *
+from needle.ops.embedding import *
 from needle.ops.exponential import *
 from needle.ops.indexing import *
 from needle.ops.joining import *

@@ -20,20 +20,20 @@ from needle.errors import AxisError, DataError, DTypeError
 __all__ = ["GetItem", "OneHot", "ScatterAdd", "Tril", "Triu", "getitem", "one_hot", "tril", "triu"]
 
 
-def as_class_indices(labels: Array, num_classes: int) -> Array:
-    """Return class labels of any integer or floating-point dtype as integers, checked.
+def as_class_indices(labels: Array, num_classes: int, called: str = "labels") -> Array:
+    """Return class labels of any integer or floating-point dtype as integers, checked; `called` so in the error.
 
     Raises:
         DataError: a label is no whole number from 0 to num_classes − 1.
     """
     if hasattr(labels, "check_when_run"):  # a traced array, whose values come later
-        labels.check_when_run(partial(check_class_labels, num_classes=num_classes))
+        labels.check_when_run(partial(check_class_labels, num_classes=num_classes, called=called))
     else:
-        check_class_labels(labels, num_classes)
+        check_class_labels(labels, num_classes, called)
     return labels if labels.dtype.kind in "iu" else array_namespace(labels).astype(labels, int64)
 
 
-def check_class_labels(labels: Array, num_classes: int) -> None:
+def check_class_labels(labels: Array, num_classes: int, called: str = "labels") -> None:
     """Check that labels are whole numbers from 0 to num_classes − 1.
 
     Raises:
@@ -51,7 +51,7 @@ def check_class_labels(labels: Array, num_classes: int) -> None:
         first = int(xp.argmax(xp.reshape(wrong, (-1,))))
         position = tuple(map(int, np.unravel_index(first, labels.shape)))
         value = xp.reshape(labels, (-1,))[first].item()
-        raise DataError(f"labels are whole numbers from 0 to {num_classes - 1}, got {value} at position {position}")
+        raise DataError(f"{called} are whole numbers from 0 to {num_classes - 1}, got {value} at position {position}")
 
 
 class GetItem(TensorOp):
