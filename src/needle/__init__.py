@@ -35,6 +35,7 @@ from needle.gradient_accumulation import GradientAccumulator as GradientAccumula
 from needle.jit.finite import debug_nan as debug_nan
 from needle.jit.finite import watch_from_environment as _watch_from_environment
 from needle.jit.function import jit as jit
+from needle.look.drawing import draw as draw
 from needle.look.summary import summary as summary
 from needle.ops import *
 

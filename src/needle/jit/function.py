@@ -213,6 +213,11 @@ class JitFunction(Generic[_P, _R]):
         args, kwargs = self._last_call
         return self.fn(*args, **kwargs)
 
+    @property
+    def last_program(self) -> CompiledCall | None:
+        """The program of the last call, None where there was no call."""
+        return self._last
+
     def lower(self, *args: _P.args, **kwargs: _P.kwargs) -> Lowered:
         """Return the program for these arguments without running it, to look at: see `Lowered`."""
         leaves: list[Any] = []
