@@ -32,6 +32,8 @@ from needle.differentiate import value_and_grad as value_and_grad
 from needle.dtype import *
 from needle.gradcheck import gradcheck as gradcheck
 from needle.gradient_accumulation import GradientAccumulator as GradientAccumulator
+from needle.interchange.dlpack import from_dlpack as from_dlpack
+from needle.interchange.einops import make_known as _make_known_to_einops
 from needle.jit.finite import debug_nan as debug_nan
 from needle.jit.finite import watch_from_environment as _watch_from_environment
 from needle.jit.function import jit as jit
@@ -42,3 +44,4 @@ from needle.ops import *
 __version__ = "0.1.0"
 
 _watch_from_environment()
+_make_known_to_einops()

@@ -519,8 +519,8 @@ class Tensor(TensorOperators, Value):
         return str(self.numpy())
 
 
-def _rebuild(cls: type[Tensor], data: Array, requires_grad: bool) -> Tensor:
-    """Make the copy of a Tensor that `copy` and `pickle` ask for: a leaf."""
+def _rebuild(cls: type[_V], data: Any, requires_grad: bool) -> _V:
+    """Make the copy of a Tensor or TensorTuple that `copy` and `pickle` ask for: a leaf."""
     return cls.make_const(data, requires_grad)
 
 
@@ -597,6 +597,10 @@ class TensorTuple(Value):
             raise ShapeError(f"a TensorTuple of {len(self)} adds to another of the same length")
         result: TensorTuple = TensorOperators.operators.make_tuple(*map(add, self, other))
         return result
+
+    def __reduce__(self) -> builtins.tuple[Any, ...]:
+        arrays = builtins.tuple(np.array(array) for array in self.realize_cached_data())
+        return _rebuild, (type(self), arrays, self.requires_grad)
 
     def __repr__(self) -> str:
         return f"needle.TensorTuple{self}"
@@ -837,6 +841,9 @@ class Gradient(Tensor):
         if adjoint.cached_data is None:
             self._inputs = (adjoint,)
             self._abstract = adjoint._abstract
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuild, (Tensor, self.numpy(), self.requires_grad)
 
     def release_graph(self) -> None:
         """Keep the values and let go of the graph: this gradient can no longer be differentiated."""
