@@ -9,6 +9,7 @@ from needle import data as data
 from needle import device as device
 from needle import errors as errors
 from needle import init as init
+from needle import interchange as interchange
 from needle import nn as nn
 from needle import ops as ops
 from needle import optim as optim

@@ -5,5 +5,6 @@ imported here: what is theirs is reached by protocol or by name.
 """
 
 from needle.interchange.dlpack import from_dlpack
+from needle.interchange.torch import from_torch_state_dict, load_torch_file, save_torch_file, to_torch_state_dict
 
-__all__ = ["from_dlpack"]
+__all__ = ["from_dlpack", "from_torch_state_dict", "load_torch_file", "save_torch_file", "to_torch_state_dict"]
