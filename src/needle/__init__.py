@@ -11,6 +11,7 @@ from needle import errors as errors
 from needle import init as init
 from needle import interchange as interchange
 from needle import nn as nn
+from needle import onnx as onnx
 from needle import ops as ops
 from needle import optim as optim
 from needle.autograd import Op as Op

@@ -203,7 +203,7 @@ def _tell(op: Op, result: Any, operands: Sequence[Any]) -> None:
     """Tell this thread's recorder, where there is one, of an operator's result."""
     recorder = tracing.recorder()
     if recorder is not None:
-        recorder.operator(op.called, result, operands)
+        recorder.operator(op, result, operands)
 
 
 def _compute(op: Op, inputs: Sequence[Value], arrays: Sequence[Array], widen: bool) -> Any:

@@ -230,7 +230,16 @@ class JitFunction(Generic[_P, _R]):
 def trace_call(
     fn: Callable[..., Any], args: Any, kwargs: Any, leaves: list[Any], overwrite: bool = True
 ) -> CompiledCall:
-    """Trace and compile one call. Whatever it reads and writes is left as it was.
+    """Trace and compile one call: see `follow_call`."""
+    program = follow_call(fn, args, kwargs, leaves, overwrite)
+    program.compile()
+    return program
+
+
+def follow_call(
+    fn: Callable[..., Any], args: Any, kwargs: Any, leaves: list[Any], overwrite: bool = True
+) -> CompiledCall:
+    """Trace one call. Whatever it reads and writes is left as it was.
 
     Raises:
         TraceError: the function does something that a program cannot: it looks at values, or keeps traced Tensors.
@@ -259,7 +268,6 @@ def trace_call(
     error = leaked(recorder)
     if error is not None:
         raise error
-    program.compile()
     return program
 
 

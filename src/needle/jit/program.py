@@ -90,6 +90,22 @@ class CompiledCall:
         outputs.append(_node(data))
         return _Output(len(outputs) - 1, isinstance(leaf, Value))
 
+    def returned_places(self) -> list[int | Place]:
+        """List what the function returns: the number of an output, or the place of a Tensor that was there before."""
+        places: list[int | Place] = []
+
+        def find(value: Any) -> None:
+            if isinstance(value, _Output):
+                places.append(value.number)
+            elif isinstance(value, _Known):
+                places.append(value.place)
+            elif isinstance(value, (tuple, list, dict)):
+                for one in value.values() if isinstance(value, dict) else value:
+                    find(one)
+
+        find(self.result)
+        return places
+
     def _collect_state(self, outputs: list[Node]) -> dict[int, int]:
         """Make an output of each piece of state that is replaced; return which inputs these may overwrite."""
         number_of = {node: number for number, (node, _) in enumerate(self.recorder.inputs)}
