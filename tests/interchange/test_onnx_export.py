@@ -133,12 +133,7 @@ def test_parameters_and_inputs_are_named_and_the_rest_is_gone():
     exported = ndl.onnx.export(model, [np.zeros((2, 3), "float32")], batch_axis=0, output_names=["y"])
     names = [one.name for one in exported.graph.initializer]
     assert names[:2] == ["modules.0.weight", "modules.0.bias"]
-    assert [name.split("_")[0] for name in names[2:]] == [
-        "modules.1.running",
-        "modules.1.weight",
-        "modules.1.bias",
-        "constant",
-    ]
+    assert [name.split("_")[0] for name in names[2:]] == ["modules.1.running", "modules.1.weight", "modules.1.bias"]
     assert [one.name for one in exported.graph.input] == ["x"]
     assert [one.name for one in exported.graph.output] == ["y"]
     assert exported.graph.input[0].type.tensor_type.shape.dim[0].dim_param == "batch"

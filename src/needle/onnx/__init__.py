@@ -5,5 +5,6 @@ no list of layers that can be exported. The package `onnx` is needed for both: `
 """
 
 from needle.onnx.export import export
+from needle.onnx.load import OnnxModel, load
 
-__all__ = ["export"]
+__all__ = ["OnnxModel", "export", "load"]

@@ -26,7 +26,7 @@ from needle.jit.arguments import flatten, map_leaves
 from needle.jit.function import JitFunction, follow_call
 from needle.jit.program import CompiledCall
 from needle.jit.recorder import ArgumentPlace, Draw, HostArray, HostScalar, StatePlace
-from needle.nn import Module
+from needle.nn import Buffer, Module, Parameter
 from needle.onnx.primitives import CONVOLUTIONS, PrimitiveWriter
 from needle.onnx.writer import Writer, onnx_package
 from needle.ops.convolution import ConvTranspose
@@ -243,11 +243,11 @@ class _File:
             writer.nodes.append(onnx.helper.make_node("Identity", [value], [name], name=name))
         live, used = writer.needed_for(output_names)
         graph = onnx.helper.make_graph(
-            live,
+            [*writer.constants(used), *live],
             "needle",
             [self._info(name, self._argument_axes(number)) for number, name in enumerate(given)],
             [self._info(name, axes) for name, (_, axes) in zip(output_names, values, strict=True)],
-            [onnx.numpy_helper.from_array(array, name) for name, array in writer.arrays.items() if name in used],
+            writer.initializers(used),
         )
         return onnx.helper.make_model(
             graph,
@@ -295,8 +295,9 @@ class _File:
             return None
         with np.errstate(all="ignore"):
             value = PRIMITIVES[node.primitive].evaluate(*known, **node.params)
-        name = next((name for name in map(names.get, node.inputs) if name in self.writer.arrays), "array")
-        return self.writer.array(np.asarray(value, dtype=node.dtype), f"{name}_{node.primitive}")
+        name = next((name for name in map(names.get, node.inputs) if name in self.writer.parameters), None)
+        array = np.asarray(value, dtype=node.dtype)
+        return self.writer.array(array, f"{name}_{node.primitive}" if name else "array", is_parameter=name is not None)
 
     def _array_behind(self, node: Node, names: Mapping[Node, str]) -> NDArray[Any] | None:
         """Return a node's values where they are in the file, also those that a node repeats."""
@@ -317,9 +318,11 @@ class _File:
     def _array(self, source: Any, other_source: Any) -> str:
         """Return the name of an array that the function uses."""
         value, other = _array_of(source), _array_of(other_source)
-        name = self.parameter_names.get(id(source.tensor), "parameter") if isinstance(source, StatePlace) else "array"
         if value.shape == other.shape:
-            return self.writer.array(value, name)
+            if not isinstance(source, StatePlace) or not isinstance(source.tensor, (Parameter, Buffer)):
+                return self.writer.array(value, "array")
+            name = self.parameter_names.get(id(source.tensor), "parameter")
+            return self.writer.array(value, name, is_parameter=True)
         if value.size == 0 or np.any(value != value.flat[0]):
             raise CompileError("onnx.export: an array's shape depends on the batch's size: leave out batch_axis")
         lengths = self.writer.lengths(value.shape, other.shape, _BATCH_SIZES)

@@ -253,7 +253,8 @@ def _cumsum(to: PrimitiveWriter, node: Node, twin: Node, x: Sequence[str]) -> st
 def _reshape(to: PrimitiveWriter, node: Node, twin: Node, x: Sequence[str]) -> str:
     shape, other = node.params["shape"], twin.params["shape"]
     if x[0] in to.writer.arrays and shape == other:
-        return to.writer.array(to.writer.arrays[x[0]].reshape(shape), f"{x[0]}_reshaped")
+        is_parameter = x[0] in to.writer.parameters
+        return to.writer.array(to.writer.arrays[x[0]].reshape(shape), f"{x[0]}_reshaped", is_parameter=is_parameter)
     differ = [place for place, (one, two) in enumerate(zip(shape, other, strict=True)) if one != two]
     if len(differ) == 1 and 0 not in shape:
         return to.writer.add("Reshape", x[0], to.writer.integers([*shape[: differ[0]], -1, *shape[differ[0] + 1 :]]))

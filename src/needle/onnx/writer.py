@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,7 @@ def onnx_package() -> Any:
     try:
         import onnx  # noqa: PLC0415  an extra
         import onnx.numpy_helper  # noqa: PLC0415
+        import onnx.version_converter  # noqa: PLC0415
     except ImportError:
         raise MissingExtraError("onnx", "onnx", "ONNX") from None
     return onnx
@@ -30,13 +31,16 @@ def onnx_package() -> Any:
 class Writer:
     """Operators in the order in which they run, each written once, and the arrays that they need.
 
-    Values are known by their names. `batch` is the name of the batch's size, where that is open.
+    Values are known by their names. Those of `arrays` that are in `parameters` become initializers in the file, by
+    which readers know what may be trained; the others are constants. `batch` is the name of the batch's size, where
+    that is open.
     """
 
     def __init__(self) -> None:
         self.onnx = onnx_package()
         self.nodes: list[Any] = []
         self.arrays: dict[str, NDArray[Any]] = {}
+        self.parameters: set[str] = set()
         self.batch: str | None = None
         self._known: dict[Any, str] = {}
         self._made_by: dict[str, tuple[str, tuple[str, ...], Mapping[str, Any]]] = {}
@@ -51,13 +55,15 @@ class Writer:
         self._names.add(name)
         return name
 
-    def array(self, value: NDArray[Any], name: str = "constant") -> str:
+    def array(self, value: NDArray[Any], name: str = "constant", *, is_parameter: bool = False) -> str:
         """Return the name of an array that is part of the file; equal small ones without names are one."""
         is_small = name == "constant" and value.size <= 64
         key = ("array", value.dtype, value.shape, value.tobytes()) if is_small else object()
         if key not in self._known:
             self._known[key] = self.unused(name)
             self.arrays[self._known[key]] = np.ascontiguousarray(value).reshape(value.shape)
+            if is_parameter:
+                self.parameters.add(self._known[key])
         return self._known[key]
 
     def integers(self, values: Sequence[int]) -> str:
@@ -77,7 +83,7 @@ class Writer:
         """Return the axes in another order: of arrays at once, of a permutation as one with it."""
         axes = tuple(axes)
         if x in self.arrays:
-            return self.array(self.arrays[x].transpose(axes), f"{x}_permuted")
+            return self.array(self.arrays[x].transpose(axes), f"{x}_permuted", is_parameter=x in self.parameters)
         operator, inputs, attributes = self._made_by.get(x, ("", (), {}))
         if operator == "Transpose":
             x, axes = inputs[0], tuple(attributes["perm"][axis] for axis in axes)
@@ -91,6 +97,17 @@ class Writer:
         """Return ONNX's number of a dtype."""
         number: int = self.onnx.helper.np_dtype_to_tensor_dtype(dtype)
         return number
+
+    def constants(self, used: Collection[str]) -> list[Any]:
+        """Return the operators that give those arrays among `used` that are no parameters."""
+        names = [name for name in self.arrays if name in used and name not in self.parameters]
+        make, convert = self.onnx.helper.make_node, self.onnx.numpy_helper.from_array
+        return [make("Constant", [], [name], name=name, value=convert(self.arrays[name], name)) for name in names]
+
+    def initializers(self, used: Collection[str]) -> list[Any]:
+        """Return those arrays among `used` that are parameters."""
+        convert = self.onnx.numpy_helper.from_array
+        return [convert(self.arrays[name], name) for name in self.arrays if name in used and name in self.parameters]
 
     def needed_for(self, outputs: Sequence[str]) -> tuple[list[Any], set[str]]:
         """Return the operators that outputs are made by, and the names of all that these read."""
