@@ -657,7 +657,7 @@ def compute_gradient_of_variables(output_tensor: Tensor, out_grad: Tensor) -> No
     if not output_tensor.requires_grad:
         raise GradientError(
             "backward: this Tensor requires no gradient: nothing that it was computed from does, "
-            "or it was computed under no_grad or from detached data"
+            "or it was computed under no_grad, from detached data, or from what a compiled function returned"
         )
     if out_grad.shape != output_tensor.shape:
         raise ShapeError(f"backward: out_grad has shape {out_grad.shape}, the Tensor {output_tensor.shape}")
@@ -844,6 +844,11 @@ class Gradient(Tensor):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _rebuild, (Tensor, self.numpy(), self.requires_grad)
+
+    @property
+    def is_released(self) -> bool:
+        """Whether the graph was let go of, as an optimizer's step does."""
+        return self._pass is None
 
     def release_graph(self) -> None:
         """Keep the values and let go of the graph: this gradient can no longer be differentiated."""

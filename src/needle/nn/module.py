@@ -18,7 +18,7 @@ from needle.device import Device
 from needle.dtype import as_dtype, is_floating
 from needle.errors import DeviceError, DTypeError, NeedleError
 from needle.nn.hooks import HookedForward, HookHandle
-from needle.nn.parameter import Buffer, Parameter
+from needle.nn.parameter import Buffer, Parameter, in_evaluation
 from needle.nn.state import UnmatchedNames, copy_state, load_state
 
 __all__ = ["Module"]
@@ -145,8 +145,13 @@ class Module:
 
     def train(self: _M, mode: bool = True) -> _M:
         """Set `training` on this module and all below, and return this module."""
-        for _, module in self.named_modules():
+        modules = [module for _, module in self.named_modules()]
+        for module in modules:
             module.training = mode
+        if mode:
+            in_evaluation.difference_update(self.parameters())
+        elif any(map(_asks_for_mode, modules)):
+            in_evaluation.update(self.parameters())
         return self
 
     def eval(self: _M) -> _M:
@@ -320,6 +325,12 @@ class Module:
 
     def __repr__(self) -> str:
         return "\n".join(_lines(self, ()))
+
+
+def _asks_for_mode(module: Module) -> bool:
+    """Tell whether a module's forward is another one in training, by the names in its code."""
+    code = getattr(type(module).forward, "__code__", None)
+    return code is not None and "training" in code.co_names and getattr(module, "p", None) != 0
 
 
 def _find(path: str, value: object) -> Iterator[tuple[str, Parameter | Buffer | Module]]:
