@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 
 from needle.compiler.graph import Node
-from needle.compiler.primitives import UFUNC_OF
+from needle.compiler.primitives import ELEMENTWISE
 
 __all__ = ["MOVEMENTS", "floating_point_operations"]
 
 # Primitives that only look at the same numbers in another way.
 MOVEMENTS = frozenset({"reshape", "permute", "broadcast", "slice", "windows", "flip"})
+_FUNCTIONS = ELEMENTWISE - {"where", "cast"}
 _REDUCTIONS = frozenset({"reduce_sum", "reduce_prod", "reduce_max", "reduce_min", "argmax", "argmin", "cumsum"})
 
 
@@ -32,4 +33,4 @@ def floating_point_operations(node: Node) -> int:
         return 2 * math.prod(node.shape) * node.inputs[0].shape[-1]
     if node.primitive in _REDUCTIONS or node.primitive == "scatter_add":
         return math.prod(node.inputs[0].shape)
-    return math.prod(node.shape) if node.primitive in UFUNC_OF else 0
+    return math.prod(node.shape) if node.primitive in _FUNCTIONS else 0

@@ -45,6 +45,7 @@ _SAME = {
     "sinh": "Sinh",
     "cosh": "Cosh",
     "tanh": "Tanh",
+    "erf": "Erf",
     "floor": "Floor",
     "ceil": "Ceil",
     "rint": "Round",
@@ -109,6 +110,11 @@ class PrimitiveWriter:
         if node not in self.names:
             self.names[node] = self._write(node, twin)
         return self.names[node]
+
+    @staticmethod
+    def knows(primitive: str) -> bool:
+        """Tell whether ONNX has something for a primitive."""
+        return primitive in _RULES or primitive in _SAME or primitive in _LOGIC
 
     def _write(self, node: Node, twin: Node) -> str:
         rule = _RULES.get(node.primitive)
