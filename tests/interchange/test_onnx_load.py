@@ -157,6 +157,32 @@ CASES = {
     "InstanceNormalization": ("InstanceNormalization", [f(2, 3, 4)], [f(3), f(3)], {}),
     "LayerNormalization": ("LayerNormalization", [f(2, 3, 4)], [f(3, 4), f(3, 4)], {"axis": 1}),
     "LayerNormalization last": ("LayerNormalization", [f(2, 3, 4)], [f(4)], {}),
+    "LSTM": ("LSTM", [f(5, 2, 3)], [f(1, 16, 3), f(1, 16, 4), f(1, 32)], {"hidden_size": 4, "results": 3}),
+    "LSTM both ways": (
+        "LSTM",
+        [f(5, 2, 3)],
+        [f(2, 16, 3), f(2, 16, 4), f(2, 32), None, f(2, 2, 4), f(2, 2, 4)],
+        {"hidden_size": 4, "results": 3, "direction": "bidirectional"},
+    ),
+    "LSTM backwards": (
+        "LSTM",
+        [f(5, 2, 3)],
+        [f(1, 16, 3), f(1, 16, 4)],
+        {"hidden_size": 4, "results": 2, "direction": "reverse"},
+    ),
+    "GRU": (
+        "GRU",
+        [f(5, 2, 3)],
+        [f(2, 12, 3), f(2, 12, 4), f(2, 24)],
+        {"hidden_size": 4, "results": 2, "direction": "bidirectional", "linear_before_reset": 1},
+    ),
+    "RNN": ("RNN", [f(5, 1, 3)], [f(1, 4, 3), f(1, 4, 4), f(1, 8)], {"hidden_size": 4, "results": 2}),
+    "RNN relu": ("RNN", [f(5, 1, 3)], [f(1, 4, 3), f(1, 4, 4)], {"hidden_size": 4, "activations": ["Relu"]}),
+    "ReduceL1": ("ReduceL1", [f(2, 3)], [i(1)], {}),
+    "ReduceLogSumExp": ("ReduceLogSumExp", [f(2, 3)], [i(1)], {}),
+    "CumSum backwards": ("CumSum", [f(3, 4)], [i(1).reshape(())], {"reverse": 1, "exclusive": 1}),
+    "MaxPool rounded up": ("MaxPool", [f(1, 2, 6, 7)], [], {"kernel_shape": [3, 3], "strides": [2, 2], "ceil_mode": 1}),
+    "ArgMax last": ("ArgMax", [np.ones((2, 3), "float32")], [], {"axis": 1, "select_last_index": 1}),
     "Softmax axis": ("Softmax", [f(2, 3, 4)], [], {"axis": 1}),
 }
 
