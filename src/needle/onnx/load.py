@@ -18,7 +18,6 @@ from needle.errors import CheckpointError, DTypeError, NeedleError
 from needle.nn import Buffer, Module, Parameter
 from needle.onnx.operators import OPERATORS, Call
 from needle.onnx.writer import onnx_package
-from needle.train.names import nearest
 
 __all__ = ["OnnxModel", "load"]
 
@@ -183,8 +182,7 @@ def _in_known_operators(model: Any) -> Any:
         raise CheckpointError(f"the model's operators are of version {version}; known are up to {_OPERATOR_SETS[-1]}")
     unknown = sorted({node.op_type for node in model.graph.node} - OPERATORS.keys() - {"Constant"})
     if unknown:
-        listed = ", ".join(f"{name}{nearest(name, OPERATORS)}" for name in unknown)
-        raise CheckpointError(f"the model has operators that Needle has not: {listed}")
+        raise CheckpointError(f"the model has operators that Needle has not: {', '.join(unknown)}")
     return model
 
 

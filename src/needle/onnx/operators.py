@@ -589,6 +589,16 @@ def _dropout(call: Call, x: Value, ratio: Value = None, training: Value = None) 
     return (x, Tensor(np.ones(tensor(x).shape, bool))) if any(call.results[1:]) else x
 
 
+def _local_response(call: Call, x: Value) -> Tensor:
+    """Divide by a power of the mean square over neighbouring channels."""
+    y, size = tensor(x), call.get("size")
+    before = (size - 1) // 2
+    squares = ops.pad(y * y, [(0, 0), (before, size - 1 - before), *[(0, 0)] * (y.ndim - 2)])
+    total = reduce(ops.add, [squares[:, place : place + y.shape[1]] for place in range(size)])
+    scale = call.get("bias", 1.0) + (call.get("alpha", 1e-4) / size) * total
+    return y / ops.power_scalar(scale, call.get("beta", 0.75))
+
+
 def _gelu(call: Call, x: Value) -> Tensor:
     return ops.gelu(tensor(x), call.get("approximate", b"none") == b"tanh")
 
@@ -646,6 +656,7 @@ OPERATORS: dict[str, Rule] = {
     "InstanceNormalization": _instance_norm,
     "IsInf": _is_infinite,
     "IsNaN": _unary(ops.isnan),
+    "LRN": _local_response,
     "LSTM": _recurrent,
     "LayerNormalization": _layer_norm,
     "LeakyRelu": lambda call, x: ops.leaky_relu(tensor(x), call.get("alpha", 0.01)),
