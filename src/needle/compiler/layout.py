@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from needle.compiler.graph import Graph, Node, make_node
-from needle.compiler.primitives import UFUNC_OF
+from needle.compiler.primitives import ELEMENTWISE
 
 __all__ = ["sink_permutations"]
 
@@ -169,7 +169,7 @@ def _after(node: Node, inputs: tuple[Node, ...], **params: object) -> Node | Non
 _Rule = Callable[[Node, tuple[Node, ...]], Node | None]
 
 _RULES: Mapping[str, _Rule] = {
-    **dict.fromkeys([*UFUNC_OF, "where", "cast"], _after_elementwise),
+    **dict.fromkeys(ELEMENTWISE, _after_elementwise),
     **dict.fromkeys(["reduce_sum", "reduce_prod", "reduce_max", "reduce_min"], _after_reduction),
     "broadcast": _after_broadcast,
     "slice": _after_slice,

@@ -9,6 +9,7 @@ in: the tracer puts the broadcasts and casts there, so that nothing is implicit 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
@@ -16,7 +17,7 @@ from typing import Any, Protocol, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["PRIMITIVES", "UFUNC_OF", "Primitive"]
+__all__ = ["ELEMENTWISE", "PRIMITIVES", "UFUNC_OF", "Primitive"]
 
 Shape: TypeAlias = tuple[int, ...]
 Kind: TypeAlias = tuple[Shape, np.dtype[Any]]
@@ -58,6 +59,8 @@ _UFUNCS: tuple[np.ufunc, ...] = (
 )
 
 UFUNC_OF: dict[str, np.ufunc] = {ufunc.__name__: ufunc for ufunc in _UFUNCS}
+# All primitives that compute each element of the result from the same elements of the inputs.
+ELEMENTWISE = frozenset({*UFUNC_OF, "erf", "where", "cast"})
 
 
 def _elementwise(ufunc: np.ufunc) -> Primitive:
@@ -72,6 +75,18 @@ def _elementwise(ufunc: np.ufunc) -> Primitive:
         return np.asarray(ufunc(*arrays))
 
     return Primitive(ufunc.__name__, infer, evaluate)
+
+
+def _infer_erf(a: Operand) -> Kind:
+    assert a.dtype.kind not in "iub", "erf: an operand of integers"
+    return a.shape, a.dtype
+
+
+_exact_erf = np.vectorize(math.erf, otypes=[np.float64])  # NumPy has none
+
+
+def _evaluate_erf(a: NDArray[Any]) -> NDArray[Any]:
+    return np.asarray(_exact_erf(a)).astype(a.dtype)
 
 
 def _infer_where(condition: Operand, a: Operand, b: Operand) -> Kind:
@@ -212,6 +227,7 @@ def _evaluate_iota(length: int, dtype: np.dtype[Any]) -> NDArray[Any]:
 
 _ROWS = [
     *map(_elementwise, _UFUNCS),
+    Primitive("erf", _infer_erf, _evaluate_erf),
     Primitive("where", _infer_where, np.where),
     Primitive("cast", _infer_cast, lambda a, dtype: a.astype(dtype)),
     _reduction("reduce_sum", _sum),

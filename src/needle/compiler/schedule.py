@@ -38,7 +38,7 @@ from needle.compiler.loops import (
     zero_place,
 )
 from needle.compiler.operand import Operand, joined_axes, refine, straightened
-from needle.compiler.primitives import UFUNC_OF
+from needle.compiler.primitives import ELEMENTWISE
 
 __all__ = ["Contraction", "Program", "schedule"]
 
@@ -142,7 +142,7 @@ def _choose_buffers(graph: Graph) -> set[Node]:
     for node in nodes:
         stored = node in chosen or node.primitive in _REDUCTIONS | _ALONE | {"matmul", "gather"}
         stored = stored or (node.primitive == "constant" and math.prod(node.shape) != 1)
-        elementwise = node.primitive in UFUNC_OF or node.primitive in ("where", "cast")
+        elementwise = node.primitive in ELEMENTWISE
         cost[node] = sum(cost[one] for one in node.inputs) + elementwise * _weight(node.primitive)
         repeated = elementwise and uses[node] > 1 and cost[node] > _CHEAP
         if node.primitive == "broadcast" and cost[node] >= _DEAR:
