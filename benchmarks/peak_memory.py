@@ -3,32 +3,25 @@
     python benchmarks/peak_memory.py [--only ResNet9 "GPT, small"] [--output FOLDER]
 
 Counted is the resident set's peak above what the process holds once libraries are loaded, and the model and its data
-made. "step" is the peak of a few steps once the program is compiled and state such as Adam's moments is there;
-"compiling" the peak of the first step, which compiles (programs kept on disk are not used), and has only to be made
-once. PyTorch runs on as many threads as Needle. Needs Linux, whose /proc tells the peak.
+made. "step" is the peak of a few steps, state such as Adam's moments included, in a process that found its program on
+disk; "first" the peak in the process before that, which compiled it. PyTorch, which compiles nothing, runs in one
+process, on as many threads as Needle. Needs Linux, whose /proc tells the peak.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import needle as ndl
 from comparison import print_table
 from networks import NETWORKS, Step, needle_step, torch_step
 
-COLUMNS = (
-    "network",
-    "Needle, step, MiB",
-    "PyTorch, step, MiB",
-    "ratio",
-    "Needle, compiling, MiB",
-    "PyTorch, first, MiB",
-)
+COLUMNS = ("network", "Needle, step, MiB", "PyTorch, step, MiB", "ratio", "Needle, first, MiB")
 STEPS = 5
 MIB = 1024
 
@@ -43,37 +36,40 @@ def forget_peak() -> None:
     Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
 
 
-def peaks(framework: str, network: str) -> dict[str, float]:
-    """Return the peaks in this process, in MiB."""
+def peak(framework: str, network: str) -> float:
+    """Return the peak in this process, in MiB."""
     step = make_step(framework, network)
     before = resident("VmRSS")
     forget_peak()
-    step()
-    first = resident("VmHWM") - before
-    step()
-    forget_peak()
     for _ in range(STEPS):
         step()
-    return {"first": first / MIB, "step": (resident("VmHWM") - before) / MIB}
+    return (resident("VmHWM") - before) / MIB
 
 
 def make_step(framework: str, network: str) -> Step:
     if framework == "Needle":
+        import needle.compiler.executable  # noqa: F401  LLVM is a library like others
+
         return needle_step(NETWORKS[network])
     return torch_step(NETWORKS[network], False, ndl.get_num_threads())
 
 
-def in_new_process(framework: str, network: str) -> dict[str, float] | None:
-    """Return the peaks in a fresh process; None where the framework is not installed."""
+def in_new_process(framework: str, network: str, cache: str) -> float | None:
+    """Return the peak in a fresh process that keeps programs in `cache`; None where the framework is not installed."""
     command = [sys.executable, __file__, "--inside", framework, network]
-    environment = {**os.environ, "NEEDLE_CACHE": "0"}
+    environment = {**os.environ, "NEEDLE_CACHE_DIR": cache}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
         reason = done.stderr.strip().rpartition("\n")[2]
         print(f"{framework} is left out for {network}: {reason}")
         return None
-    found: dict[str, float] = json.loads(done.stdout)
-    return found
+    return float(done.stdout)
+
+
+def measure(network: str) -> dict[str, float | None]:
+    with tempfile.TemporaryDirectory() as cache:
+        first, step = (in_new_process("Needle", network, cache) for _ in range(2))
+        return {"needle_first": first, "needle": step, "pytorch": in_new_process("PyTorch", network, cache)}
 
 
 def main() -> None:
@@ -84,15 +80,14 @@ def main() -> None:
     parser.add_argument("--inside", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.inside:
-        print(json.dumps(peaks(*options.inside)))
+        print(peak(*options.inside))
         return
-    records, rows = [], []
-    for network in options.only:
-        own, peer = (in_new_process(framework, network) for framework in ("Needle", "PyTorch"))
-        records.append({"network": network, "needle": own, "pytorch": peer})
-        ratio = f"{own['step'] / peer['step']:.2f}" if own and peer else "-"
-        steps, firsts = ([f"{one[key]:.1f}" if one else "-" for one in (own, peer)] for key in ("step", "first"))
-        rows.append([network, *steps, ratio, *firsts])
+    records = {network: measure(network) for network in options.only}
+    rows = []
+    for network, found in records.items():
+        first, own, peer = ("-" if one is None else f"{one:.1f}" for one in found.values())
+        ratio = f"{found['needle'] / found['pytorch']:.2f}" if found["needle"] and found["pytorch"] else "-"
+        rows.append([network, own, peer, ratio, first])
     print_table("peak_memory", COLUMNS, rows, records, options.output)
 
 
