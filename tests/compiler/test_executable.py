@@ -10,9 +10,10 @@ import pytest
 
 pytest.importorskip("llvmlite")
 
-from needle.compiler import Graph, TracedArray, input_node, interpret
-from needle.compiler.executable import Executable
+from needle.compiler import interpret
 from needle.compiler.thread_count import get_num_threads, set_num_threads
+
+from .compiled import assert_compiles, compile_function
 
 
 @pytest.fixture(params=[1, 2, 3])
@@ -20,20 +21,6 @@ def threads(request: pytest.FixtureRequest) -> Any:
     set_num_threads(request.param)
     yield request.param
     set_num_threads(None)
-
-
-def compile_function(function: Callable[..., Any], *arrays: np.ndarray) -> Executable:
-    inputs = tuple(input_node(array.shape, array.dtype) for array in arrays)
-    traced = function(*(TracedArray(node) for node in inputs))
-    outputs = traced if isinstance(traced, tuple) else (traced,)
-    return Executable(Graph(inputs, tuple(one.node for one in outputs)))
-
-
-def assert_compiles(function: Callable[..., Any], *arrays: np.ndarray) -> None:
-    compiled = compile_function(function, *arrays)
-    for got, expected in zip(compiled(arrays), interpret(compiled.graph, arrays), strict=True):
-        assert (got.dtype, got.shape) == (expected.dtype, expected.shape)
-        np.testing.assert_allclose(got, expected, rtol=2e-5, atol=2e-4)
 
 
 def normal(*shape: int) -> np.ndarray:

@@ -59,8 +59,6 @@ _UFUNCS: tuple[np.ufunc, ...] = (
 )
 
 UFUNC_OF: dict[str, np.ufunc] = {ufunc.__name__: ufunc for ufunc in _UFUNCS}
-# All primitives that compute each element of the result from the same elements of the inputs.
-ELEMENTWISE = frozenset({*UFUNC_OF, "erf", "where", "cast"})
 
 
 def _elementwise(ufunc: np.ufunc) -> Primitive:
@@ -78,15 +76,12 @@ def _elementwise(ufunc: np.ufunc) -> Primitive:
 
 
 def _infer_erf(a: Operand) -> Kind:
-    assert a.dtype.kind not in "iub", "erf: an operand of integers"
+    assert a.dtype.kind not in "iub", f"erf: an operand of {a.dtype}"
     return a.shape, a.dtype
 
 
-_exact_erf = np.vectorize(math.erf, otypes=[np.float64])  # NumPy has none
-
-
 def _evaluate_erf(a: NDArray[Any]) -> NDArray[Any]:
-    return np.asarray(_exact_erf(a)).astype(a.dtype)
+    return np.vectorize(math.erf, otypes=[np.float64])(a.astype(np.float64)).astype(a.dtype)
 
 
 def _infer_where(condition: Operand, a: Operand, b: Operand) -> Kind:
@@ -250,5 +245,8 @@ _ROWS = [
     Primitive("scatter_add", _infer_scatter_add, _evaluate_scatter_add),
     Primitive("iota", _infer_iota, _evaluate_iota),
 ]
+
+# Those that compute each element of the result from the operands' elements at the same place.
+ELEMENTWISE = frozenset(UFUNC_OF) | {"erf", "where", "cast"}
 
 PRIMITIVES: dict[str, Primitive] = {row.name: row for row in _ROWS}

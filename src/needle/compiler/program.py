@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
+from needle.compiler.borders import render_bordered
 from needle.compiler.contract import render_contraction
 from needle.compiler.host import Host
 from needle.compiler.ir import SSA, Function
@@ -20,6 +21,7 @@ from needle.compiler.memory import Arena, plan_memory
 from needle.compiler.rebase import rebase
 from needle.compiler.render import RenderedKernel, render_kernel
 from needle.compiler.rounds import Call, Turn, chunks_of, make_rounds
+from needle.compiler.row_blocks import in_row_blocks
 from needle.compiler.schedule import Program
 from needle.compiler.sharing import share_functions
 from needle.compiler.thread_count import available_processors
@@ -50,7 +52,10 @@ def render_program(program: Program, host: Host) -> Module:
     phases: list[RenderedKernel] = []
     for step in program.steps:
         rebased, begins = rebase(step)
-        rendered = [render_kernel(rebased)] if isinstance(rebased, Kernel) else render_contraction(rebased, host)
+        if isinstance(rebased, Kernel):
+            rendered = [render_bordered(kernel) or render_kernel(kernel) for kernel in in_row_blocks(rebased)]
+        else:
+            rendered = render_contraction(rebased, host)
         phases.extend(replace(phase, begins=begins) for phase in rendered)
     phases = share_functions([phase for phase in phases if phase.parts > 0])
     outside = [

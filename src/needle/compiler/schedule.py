@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence, Set
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
@@ -32,9 +32,11 @@ from needle.compiler.loops import (
     Stage,
     Store,
     Value,
+    Within,
     axis_places,
     buffer_place,
     buffers_read,
+    in_few_loops,
     zero_place,
 )
 from needle.compiler.operand import Operand, joined_axes, refine, straightened
@@ -45,7 +47,7 @@ __all__ = ["Contraction", "Program", "schedule"]
 _REDUCTIONS = frozenset({"reduce_sum", "reduce_prod", "reduce_max", "reduce_min", "argmax", "argmin"})
 _MOVEMENT = frozenset({"reshape", "permute", "broadcast", "slice", "windows", "flip"})
 # Roots that are kernels of their own, whatever stands beside them.
-_ALONE = frozenset({"cumsum", "scatter_add", "concat", "pad"})
+_ALONE = frozenset({"cumsum", "scatter_add", "concat"})
 # An elementwise node that is used more than once is computed again up to this many operations.
 _CHEAP = 3
 # A node that is repeated by broadcasting is computed beforehand from this cost on: one division or root.
@@ -140,7 +142,7 @@ def _choose_buffers(graph: Graph) -> set[Node]:
     chosen = set(graph.inputs) | {_base(node) for node in graph.outputs}
     cost: dict[Node, int] = {}
     for node in nodes:
-        stored = node in chosen or node.primitive in _REDUCTIONS | _ALONE | {"matmul", "gather"}
+        stored = node in chosen or node.primitive in _REDUCTIONS | _ALONE | {"matmul", "gather", "pad"}
         stored = stored or (node.primitive == "constant" and math.prod(node.shape) != 1)
         elementwise = node.primitive in ELEMENTWISE
         cost[node] = sum(cost[one] for one in node.inputs) + elementwise * _weight(node.primitive)
@@ -152,16 +154,15 @@ def _choose_buffers(graph: Graph) -> set[Node]:
         if stored or repeated or cost[node] > 10 * _LONGEST_CHAIN:
             chosen.add(node)
             cost[node] = 0
-    return chosen | {
-        one for node in nodes if node.primitive == "matmul" for one in node.inputs if _is_computed(one, chosen)
-    }
+    operands = [one for node in nodes if node.primitive == "matmul" for one in node.inputs]
+    return chosen | {_source_of(one, past="slice") for one in operands if _source_of(one) not in chosen}
 
 
-def _is_computed(node: Node, with_buffer: Set[Node]) -> bool:
-    """Tell whether a node is not in a buffer, moved or not, so that it cannot be an operand of a product."""
-    while node not in with_buffer and node.primitive in _MOVEMENT:
-        (node,) = node.inputs
-    return node not in with_buffer
+def _source_of(operand: Node, past: str = "") -> Node:
+    """Return what an operand of a product is a view of, where it can be read; go `past` no view of that kind."""
+    while operand.primitive in _MOVEMENT and operand.primitive != past:
+        (operand,) = operand.inputs
+    return operand
 
 
 def _weight(primitive: str) -> int:
@@ -242,22 +243,29 @@ class _Lowering:
 
     def compute(self, node: Node, index: tuple[Place, ...]) -> Value:
         """Return the element of `node` at `index`, computed here even where the node has a buffer."""
-        if node.primitive == "constant":
-            return Number(node.params["value"].tobytes(), node.dtype)
-        if node.primitive == "iota":
-            return Position(index[0], node.dtype)
-        if node.primitive == "reshape":
-            return self._reshaped(node, index)
+        special = {
+            "constant": self._constant,
+            "iota": self._position,
+            "reshape": self._reshaped,
+            "pad": self._padded,
+            "gather": self._gathered,
+        }
+        if node.primitive in special:
+            return special[node.primitive](node, index)
         if node.primitive in _MOVEMENT:
             return self.value(node.inputs[0], moved_index(node, index, self.rank))
-        if node.primitive == "gather":
-            return self._gathered(node, index)
         return Call(node.primitive, tuple(self.value(one, index) for one in node.inputs), node.dtype)
 
     def _load(self, node: Node, place: Place) -> Value:
         if node in self.own and self.own[node] != place:
             raise _Misaligned
         return Load(self.buffers[node], place, node.dtype)
+
+    def _constant(self, node: Node, _: tuple[Place, ...]) -> Value:
+        return Number(node.params["value"].tobytes(), node.dtype)
+
+    def _position(self, node: Node, index: tuple[Place, ...]) -> Value:
+        return Position(index[0], node.dtype)
 
     def _reshaped(self, node: Node, index: tuple[Place, ...]) -> Value:
         inner = _base(node)
@@ -266,6 +274,14 @@ class _Lowering:
             return self._load(inner, buffer_place(flat, index, self.rank))
         (source,) = node.inputs
         return self.value(source, reshaped_index(source, node.shape, index, self.rank))
+
+    def _padded(self, node: Node, index: tuple[Place, ...]) -> Value:
+        """Return the element of what is padded, and zero around it."""
+        (inner,) = node.inputs
+        moved = [place.shifted(-before) for place, (before, _) in zip(index, node.params["widths"], strict=True)]
+        limits = zip(moved, inner.shape, node.params["widths"], strict=True)
+        bounds = tuple((place, length) for place, length, around in limits if any(around))
+        return Within(self.value(inner, tuple(moved)), bounds, node.dtype)
 
     def _gathered(self, node: Node, index: tuple[Place, ...]) -> Value:
         source, indices = node.inputs
@@ -487,7 +503,6 @@ class _Scheduler:
             "cumsum": self._cumsum,
             "scatter_add": self._scatter_add,
             "concat": self._concat,
-            "pad": self._pad,
         }
         for shape, reduced, stages in makers[node.primitive](node):
             draft = _Draft(shape, reduced, alone=True)
@@ -529,11 +544,6 @@ class _Scheduler:
             parts.append((one.shape, (), [self._copy_into(node, one, offset)]))
             start += one.shape[node.params["axis"]]
         return parts
-
-    def _pad(self, node: Node) -> list[tuple[tuple[int, ...], tuple[int, ...], list[Stage]]]:
-        (inner,) = node.inputs
-        offset = tuple(before for before, _ in node.params["widths"])
-        return [self._zeros(self.buffers[node]), (inner.shape, (), [self._copy_into(node, inner, offset)])]
 
     def _copy_into(self, node: Node, part: Node, offset: Sequence[int]) -> Stage:
         """Write `part` into the buffer of `node`, its first element at `offset`."""
@@ -588,7 +598,8 @@ class _Scheduler:
             if step.contraction is not None:
                 finished.append(self._finished_contraction(number, step.contraction, step.stages, sources))
             else:
-                finished.append(Kernel(f"k{number}", step.shape, step.reduced, tuple(step.stages), sources))
+                stages = in_few_loops(step.stages)
+                finished.append(Kernel(f"k{number}", step.shape, step.reduced, stages, sources))
         return finished
 
     def _finished_contraction(
