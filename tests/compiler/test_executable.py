@@ -10,6 +10,7 @@ import pytest
 
 pytest.importorskip("llvmlite")
 
+from needle.compiler import interpret
 from needle.compiler.thread_count import get_num_threads, set_num_threads
 
 from .compiled import assert_compiles, compile_function
@@ -97,3 +98,23 @@ def test_number_of_threads_is_checked() -> None:
     assert get_num_threads() >= 1
     with pytest.raises(ValueError, match="1 or more, got 0"):
         set_num_threads(0)
+
+
+@pytest.mark.parametrize(("dtype", "limit"), [("float32", 2), ("float64", 3), ("float16", 1)])
+def test_error_function_is_one_primitive_that_is_right_to_the_last_digits(dtype: str, limit: int) -> None:
+    rng = np.random.default_rng(0)
+    size = rng.uniform(np.finfo(dtype).minexp, 3, 100_000)
+    special = [0.0, -0.0, np.inf, -np.inf, np.nan]
+    x = np.concatenate([special, np.exp2(size) * rng.choice([-1, 1], len(size))]).astype(dtype)
+    compiled = compile_function(lambda x: x.__array_namespace__().erf(x), x)
+    assert [node.primitive for node in compiled.graph.nodes()] == ["input", "erf"]
+    (got,) = compiled([x])
+    (expected,) = interpret(compiled.graph, [x])
+    np.testing.assert_array_equal(got[:5], [0, 0, 1, -1, np.nan])
+    assert np.signbit(got[1])
+    assert got.dtype == dtype
+    assert (np.abs(got[5:] - expected[5:]) <= limit * np.spacing(np.abs(expected[5:]))).all()
+
+
+def test_error_function_of_whole_numbers_is_of_floating_point() -> None:
+    assert_compiles(lambda x: x.__array_namespace__().erf(x), np.arange(-3, 4))

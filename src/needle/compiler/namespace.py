@@ -44,7 +44,8 @@ def __getattr__(name: str) -> Any:
 
 def erf(x: Any) -> trace.TracedArray:
     """Return the error function, which NumPy has not."""
-    return trace.traced("erf", trace.as_node(x))
+    whole = trace.node_dtype(x).kind in "iub"
+    return trace.traced("erf", trace.as_node(x, np.dtype(np.float64) if whole else None))
 
 
 # ------------------------------------------------------------------------------------------------ creation

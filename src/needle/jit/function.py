@@ -29,7 +29,6 @@ _P = ParamSpec("_P")
 _R = TypeVar("_R")
 # A function that is traced more often than this for the same form of arguments is told to have a problem.
 _MANY_TRACES = 8
-_DISABLED = os.environ.get("NEEDLE_JIT") == "0"
 _local = threading.local()
 
 
@@ -64,7 +63,7 @@ def _may_compile() -> bool:
 
 
 def _is_disabled() -> bool:
-    return _DISABLED or getattr(_local, "disabled", False)
+    return getattr(_local, "disabled", False) or os.environ.get("NEEDLE_JIT") == "0"
 
 
 class JitFunction(Generic[_P, _R]):
@@ -259,7 +258,7 @@ def follow_call(
         with watching(recorder):
             result = fn(*positional, **named)
             _check_numpy_draws(state)
-            objects = free_objects(inspect.unwrap(fn), getattr(fn, "__self__", None))
+            objects = free_objects(fn, [*args, *kwargs.values()], recorder.modules.values())
             program = CompiledCall(recorder, result, objects, mode, overwrite)
     finally:
         recorder.undo_effects()
@@ -316,9 +315,9 @@ def jit(fn: Any = None, *, static: Sequence[str | int] = (), check: int = 0) -> 
     graph: `backward` belongs inside.
 
     It is followed again where the answer may change: for arguments of another nesting, shape or dtype, for another
-    value of an argument that is no Tensor, in another mode (`train`, `eval`, `no_grad`), where a layer or a variable
-    that it uses was replaced. `cache_info()` counts, `explain()` tells why, `lower(*args)` shows the program,
-    `replay()` makes the last call again without compiling.
+    value of an argument that is no Tensor, in another mode (`train`, `eval`, `no_grad`), where a layer, a variable or
+    a setting in an object of yours that it uses was changed. `cache_info()` counts, `explain()` tells why,
+    `lower(*args)` shows the program, `replay()` makes the last call again without compiling.
 
     Args:
         fn: takes and returns Tensors, arrays, and tuples, lists and dicts of them; any other argument is a constant of
@@ -332,8 +331,8 @@ def jit(fn: Any = None, *, static: Sequence[str | int] = (), check: int = 0) -> 
         CompileError: when called: with `check`, a call that differs from the eager one.
         SettingError: `static` names no argument, or one that is not hashable.
 
-    `NEEDLE_JIT=0` in the environment, or `with ndl.jit.disabled():`, makes every compiled function a plain one again,
-    to be stepped through.
+    `NEEDLE_JIT=0` in the environment (looked up in each call), or `with ndl.jit.disabled():`, makes every compiled
+    function a plain one again, to be stepped through.
 
     Example:
         >>> import needle as ndl

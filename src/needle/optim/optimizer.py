@@ -94,7 +94,7 @@ class Optimizer:
             ShapeError: a gradient or a state has another shape than its parameter. Nothing is changed then.
             DTypeError: a gradient is no Tensor. Nothing is changed then.
         """
-        guard(lambda: tuple(len(group["params"]) for group in self.groups), "an optimizer's groups")
+        guard(self._membership, "an optimizer's groups")
         self._warn_of_mistakes()
         work = [(self._hyperparameters(group), self._operands(group)) for group in self.groups]
         host_effect(partial(self._count_steps, 1), partial(self._count_steps, -1))
@@ -116,6 +116,7 @@ class Optimizer:
 
     def reset_grad(self) -> None:
         """Forget all gradients."""
+        guard(self._all_params, "an optimizer's parameters")
         for parameter in self.params:
             parameter.grad = None
 
@@ -184,7 +185,15 @@ class Optimizer:
         if isinstance(parameter.grad, Gradient):
             parameter.grad.release_graph()
 
+    def _membership(self) -> tuple[tuple[int, ...], ...]:
+        """Tell which groups there are, and which parameters are in them: by identity, for guards of compiled steps."""
+        return tuple((id(group), *map(id, group["params"])) for group in self.groups)
+
+    def _all_params(self) -> tuple[int, ...]:
+        return tuple(map(id, self.params))
+
     def _with_gradient(self) -> list[Tensor]:
+        guard(self._all_params, "an optimizer's parameters")
         return list(dict.fromkeys(parameter for parameter in self.params if parameter.grad is not None))
 
     def _operands(self, group: dict[str, Any]) -> list[tuple[Tensor, Array, Array]]:
