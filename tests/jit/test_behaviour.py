@@ -478,3 +478,18 @@ def test_compiled_functions_work_in_a_forked_child():
     command = [sys.executable, "-W", "ignore", "-c", program]
     run = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
     assert run.stdout.split() == ["True", "0"]
+
+
+def test_an_operator_may_hold_tensors_of_its_call():
+    class Remembering(ndl.TensorOp):
+        def compute(self, a):
+            return a * 2
+
+        def gradient(self, out_grad, node):
+            self.seen = out_grad
+            return out_grad * 2
+
+    x = ndl.Tensor([1.0])
+    step = ndl.jit(lambda: Remembering()(x).sum().backward())
+    step()
+    assert x.grad.numpy() == [2.0]

@@ -140,18 +140,13 @@ class Check:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class OperatorResult:
-    """What an operator of the function returned."""
+    """What an operator of the function returned. Of the operator itself, which may hold Tensors, its plain settings."""
 
-    op: Any
+    name: str
     node: Node
     source: str
     operands: tuple[Node, ...]
-
-    @property
-    def name(self) -> str:
-        """What the user calls the operator."""
-        name: str = self.op.called
-        return name
+    settings: dict[str, Any]
 
 
 class Recorder:
@@ -318,9 +313,10 @@ class Recorder:
         """Note an operator's result."""
         source = str(user_source() or "")
         nodes = tuple(one.node for one in operands if type(one) is TracedArray)
+        settings = {key: value for key, value in vars(op).items() if _is_plain(value)}
         for one in result if isinstance(result, tuple) else (result,):
             if type(one) is TracedArray:
-                self.results.append(OperatorResult(op, one.node, source, nodes))
+                self.results.append(OperatorResult(op.called, one.node, source, nodes, settings))
 
     def module(self, module: Any) -> None:
         """Note that a module was called: it may use those below it without calling them."""
@@ -345,6 +341,12 @@ class Recorder:
             known = self.original.get(key)
             if known is None or data is not known:
                 yield self.tensors[key], data
+
+
+def _is_plain(value: object) -> bool:
+    if isinstance(value, (tuple, list)):
+        return all(map(_is_plain, value))
+    return value is None or isinstance(value, (bool, int, float, str))
 
 
 def _is_unset(slot: Any, value: Value) -> bool:

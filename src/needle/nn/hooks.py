@@ -171,6 +171,7 @@ class _BackwardWatch:
             changed = hook(self.module, current, self.out_grads)
             if changed is not None:
                 current = _checked(self.module, changed, current)
+        self.out_grads = ()  # not kept alive with the graph
         return [one for place in self.places if (one := current[place]) is not None]
 
 

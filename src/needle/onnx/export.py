@@ -25,11 +25,11 @@ from needle.errors import CompileError, DTypeError, SettingError, TraceError
 from needle.jit.arguments import flatten, map_leaves
 from needle.jit.function import JitFunction, follow_call
 from needle.jit.program import CompiledCall
-from needle.jit.recorder import ArgumentPlace, Draw, HostArray, HostScalar, StatePlace
+from needle.jit.recorder import ArgumentPlace, Draw, HostArray, HostScalar, OperatorResult, StatePlace
 from needle.nn import Buffer, Module, Parameter
 from needle.onnx.primitives import CONVOLUTIONS, PrimitiveWriter
 from needle.onnx.writer import Writer, onnx_package
-from needle.ops.convolution import ConvTranspose
+from needle.ops.convolution import Conv, ConvTranspose
 
 __all__ = ["export"]
 
@@ -179,7 +179,7 @@ def _with_convolutions(graph: Graph, call: CompiledCall) -> Graph:
         inputs = tuple(new[one] for one in node.inputs)
         if node in found:
             operands = tuple(new[one] for one in found[node].operands)
-            new[node] = Node(found[node].name, operands, _settings(found[node].op, operands, node), *_kind(node))
+            new[node] = Node(found[node].name, operands, _settings(found[node], operands, node), *_kind(node))
         else:
             new[node] = Node(node.primitive, inputs, node.params, *_kind(node)) if inputs != node.inputs else node
     return Graph(graph.inputs, tuple(new[one] for one in graph.outputs))
@@ -189,8 +189,9 @@ def _kind(node: Node) -> tuple[tuple[int, ...], np.dtype[Any]]:
     return node.shape, node.dtype
 
 
-def _settings(op: Any, operands: tuple[Node, ...], node: Node) -> dict[str, Any]:
+def _settings(found: OperatorResult, operands: tuple[Node, ...], node: Node) -> dict[str, Any]:
     """Return a convolution's settings as ONNX takes them."""
+    op = (Conv if found.name == "conv" else ConvTranspose)(**found.settings)
     windows = op.windows(operands[1].shape[:-2])
     pads = (*(before for before, _ in windows.padding), *(after for _, after in windows.padding))
     settings = {"strides": windows.stride, "pads": pads, "dilations": windows.dilation, "groups": windows.groups}
