@@ -212,6 +212,11 @@ class JitFunction(Generic[_P, _R]):
         args, kwargs = self._last_call
         return self.fn(*args, **kwargs)
 
+    @property
+    def last_program(self) -> CompiledCall | None:
+        """The program of the last call, None where there was no call."""
+        return self._last
+
     def lower(self, *args: _P.args, **kwargs: _P.kwargs) -> Lowered:
         """Return the program for these arguments without running it, to look at: see `Lowered`."""
         leaves: list[Any] = []
@@ -224,7 +229,16 @@ class JitFunction(Generic[_P, _R]):
 def trace_call(
     fn: Callable[..., Any], args: Any, kwargs: Any, leaves: list[Any], overwrite: bool = True
 ) -> CompiledCall:
-    """Trace and compile one call. Whatever it reads and writes is left as it was.
+    """Trace and compile one call: see `follow_call`."""
+    program = follow_call(fn, args, kwargs, leaves, overwrite)
+    program.compile()
+    return program
+
+
+def follow_call(
+    fn: Callable[..., Any], args: Any, kwargs: Any, leaves: list[Any], overwrite: bool = True
+) -> CompiledCall:
+    """Trace one call. Whatever it reads and writes is left as it was.
 
     Raises:
         TraceError: the function does something that a program cannot: it looks at values, or keeps traced Tensors.
@@ -253,7 +267,6 @@ def trace_call(
     error = leaked(recorder)
     if error is not None:
         raise error
-    program.compile()
     return program
 
 
