@@ -65,8 +65,10 @@ LAYERS = {
     "Conv3d": (lambda: nn.Conv3d(1, 2, 2), [(1, 1, 3, 4, 5)], 0),
     "ConvTranspose1d": (lambda: nn.ConvTranspose1d(2, 3, 4, 3, output_padding=2), [(1, 2, 7)], 0),
     "ConvTranspose2d": (lambda: nn.ConvTranspose2d(4, 6, 3, 2, 1, 1, 2, dilation=2), [(2, 4, 5, 4)], 0),
+    "ConvTranspose3d": (lambda: nn.ConvTranspose3d(2, 1, 2, 2), [(1, 2, 2, 3, 2)], 0),
     "BatchNorm1d": (lambda: nn.BatchNorm1d(3), [(4, 3)], 0),
     "BatchNorm2d": (lambda: nn.BatchNorm2d(3), [(2, 3, 4, 5)], 0),
+    "InstanceNorm1d": (lambda: nn.InstanceNorm1d(3), [(2, 3, 4)], 0),
     "InstanceNorm2d": (lambda: nn.InstanceNorm2d(3, affine=True), [(2, 3, 4, 5)], 0),
     "LayerNorm": (lambda: nn.LayerNorm((3, 4)), [(2, 3, 4)], 0),
     "LayerNorm1d": (lambda: nn.LayerNorm1d(4), [(3, 4)], 0),
@@ -91,9 +93,20 @@ LAYERS = {
     "MSELoss": (nn.MSELoss, [(2, 3), (2, 3)], None),
     "L1Loss": (nn.L1Loss, [(2, 3), (2, 3)], None),
     "HuberLoss": (nn.HuberLoss, [(2, 3), (2, 3)], None),
+    "Sequential": (lambda: nn.Sequential(nn.Linear(3, 4), nn.ReLU()), [(2, 3)], 0),
     "MLPResNet": (lambda: MLPResNet(8, hidden_dim=6), [(3, 8)], 0),
     "ResNet9": (ResNet9, [(2, 3, 16, 16)], 0),
 }
+
+
+# Containers that are not called, and what has labels or probabilities, which the table of operators covers.
+OTHERS = {"Module", "ModuleList", "ModuleDict", "Embedding"} | {name for name in nn.__all__ if name.endswith("Loss")}
+
+
+def test_every_layer_has_a_row():
+    layers = {name for name in nn.__all__ if isinstance(getattr(nn, name), type)}
+    layers = {name for name in layers if issubclass(getattr(nn, name), nn.Module)} - OTHERS
+    assert layers <= LAYERS.keys()
 
 
 def make(name):
