@@ -265,7 +265,7 @@ def spread(y: Array, weight: Array, windows: Windows, size: Sequence[int]) -> Ar
         _phase(y, weight[tuple(slice(t, None, step) for t, step in zip(phase, strides, strict=True))], windows, steps)
         for phase in itertools.product(*map(range, strides))
     ]
-    return phases[0] if len(phases) == 1 else _interleave(phases, strides, size)
+    return phases[0] if len(phases) == 1 else interleave(phases, strides, size)
 
 
 def _without_dilation_in_strides(weight: Array, windows: Windows) -> tuple[Array, Windows]:
@@ -310,7 +310,7 @@ def _phase(y: Array, weight: Array, windows: Windows, steps: Sequence[int]) -> A
     return convolve(y, turned, Windows(kernel, one, ((0, 0),) * len(kernel), windows.dilation, reach, groups))
 
 
-def _interleave(phases: Sequence[Array], strides: Sequence[int], size: Sequence[int]) -> Array:
+def interleave(phases: Sequence[Array], strides: Sequence[int], size: Sequence[int]) -> Array:
     """Put the phases' elements side by side: from prod(strides) arrays (N, *steps, C) to one (N, *size, C)."""
     xp = array_namespace(phases[0])
     rank = len(strides)
