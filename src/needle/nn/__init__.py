@@ -38,6 +38,15 @@ from needle.nn.lstm import LSTM, LSTMCell
 from needle.nn.module import Module, _child_modules, _unpack_params
 from needle.nn.normalization import GroupNorm, LayerNorm, LayerNorm1d, RMSNorm
 from needle.nn.parameter import Buffer, Parameter
+from needle.nn.pooling import (
+    AdaptiveAvgPool1d,
+    AdaptiveAvgPool2d,
+    AdaptiveMaxPool2d,
+    AvgPool1d,
+    AvgPool2d,
+    MaxPool1d,
+    MaxPool2d,
+)
 from needle.nn.recurrent import RNN, RNNCell
 from needle.nn.regularization import l1_penalty, l2_penalty
 from needle.nn.state import UnmatchedNames
@@ -49,7 +58,12 @@ __all__ = [
     "GRU",
     "LSTM",
     "RNN",
+    "AdaptiveAvgPool1d",
+    "AdaptiveAvgPool2d",
+    "AdaptiveMaxPool2d",
     "AttentionLayer",
+    "AvgPool1d",
+    "AvgPool2d",
     "BCEWithLogitsLoss",
     "BatchNorm1d",
     "BatchNorm2d",
@@ -80,6 +94,8 @@ __all__ = [
     "Linear",
     "LogSoftmax",
     "MSELoss",
+    "MaxPool1d",
+    "MaxPool2d",
     "Module",
     "ModuleDict",
     "ModuleList",
