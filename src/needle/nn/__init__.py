@@ -20,7 +20,7 @@ from needle.nn.attention import AttentionLayer, MultiHeadAttention
 from needle.nn.batch_normalization import BatchNorm1d, BatchNorm2d, InstanceNorm1d, InstanceNorm2d
 from needle.nn.container import Flatten, Identity, ModuleDict, ModuleList, Residual, Sequential
 from needle.nn.convolution import Conv, Conv1d, Conv2d, Conv3d, ConvTranspose1d, ConvTranspose2d, ConvTranspose3d
-from needle.nn.dropout import Dropout
+from needle.nn.dropout import Dropout, Dropout2d
 from needle.nn.embedding import Embedding
 from needle.nn.gru import GRU, GRUCell
 from needle.nn.linear import Linear
@@ -77,6 +77,7 @@ __all__ = [
     "ConvTranspose3d",
     "CrossEntropyLoss",
     "Dropout",
+    "Dropout2d",
     "Embedding",
     "Flatten",
     "GRUCell",
