@@ -49,6 +49,7 @@ from needle.nn.pooling import (
 )
 from needle.nn.recurrent import RNN, RNNCell
 from needle.nn.regularization import l1_penalty, l2_penalty
+from needle.nn.resizing import Upsample
 from needle.nn.state import UnmatchedNames
 from needle.nn.transformer import Transformer, TransformerLayer
 
@@ -117,6 +118,7 @@ __all__ = [
     "Transformer",
     "TransformerLayer",
     "UnmatchedNames",
+    "Upsample",
     "_child_modules",
     "_unpack_params",
     "l1_penalty",
