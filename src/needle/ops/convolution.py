@@ -264,7 +264,7 @@ def spread(y: Array, weight: Array, windows: Windows, size: Sequence[int]) -> Ar
     if any(front) or any(back):
         y = xp.pad(y, ((0, 0), *zip(front, back, strict=True), (0, 0)))
     parts = [phase.compute(y, front, steps) for phase in phases]
-    return parts[0] if len(parts) == 1 else _interleave(parts, strides, size)
+    return parts[0] if len(parts) == 1 else interleave(parts, strides, size)
 
 
 def _without_dilation_in_strides(weight: Array, windows: Windows) -> tuple[Array, Windows]:
@@ -318,7 +318,7 @@ class _Phase:
         return convolve(y, turned, Windows(kernel, one, none, self.windows.dilation, reach, groups))
 
 
-def _interleave(phases: Sequence[Array], strides: Sequence[int], size: Sequence[int]) -> Array:
+def interleave(phases: Sequence[Array], strides: Sequence[int], size: Sequence[int]) -> Array:
     """Put the phases' elements side by side: from prod(strides) arrays (N, *steps, C) to one (N, *size, C)."""
     xp = array_namespace(phases[0])
     rank = len(strides)
