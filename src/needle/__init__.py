@@ -20,6 +20,7 @@ from needle.autograd import TensorTupleOp as TensorTupleOp
 from needle.autograd import Value as Value
 from needle.autograd import enable_grad as enable_grad
 from needle.autograd import no_grad as no_grad
+from needle.checkpointing import checkpoint as checkpoint
 from needle.compiler.thread_count import get_num_threads as get_num_threads
 from needle.compiler.thread_count import set_num_threads as set_num_threads
 from needle.device import all_devices as all_devices
@@ -36,6 +37,7 @@ from needle.jit.finite import debug_nan as debug_nan
 from needle.jit.finite import watch_from_environment as _watch_from_environment
 from needle.jit.function import jit as jit
 from needle.ops import *
+from needle.tracing import is_recomputing as is_recomputing
 
 __version__ = "0.1.0"
 

@@ -18,7 +18,7 @@ import gc
 import threading
 import weakref
 from collections.abc import Iterator, Sequence, Set
-from contextlib import ContextDecorator
+from contextlib import ContextDecorator, contextmanager
 from functools import reduce
 from operator import add
 from typing import Any, TypeVar
@@ -59,6 +59,7 @@ class _GraphMode(threading.local):
     """Whether this thread records graphs. Per thread, so that evaluation in one leaves training in another alone."""
 
     recording = True
+    made: set[Value] | None = None  # where someone wants to know them: the nodes that are made
 
 
 _mode = _GraphMode()
@@ -105,6 +106,16 @@ class enable_grad(_Recording):  # noqa: N801  reads as a statement: `with enable
 def is_recording() -> bool:
     """Tell whether this thread records graphs now: False inside `no_grad`."""
     return _mode.recording
+
+
+@contextmanager
+def nodes_made() -> Iterator[set[Value]]:
+    """Give the set of nodes of the graph that are made inside the block; those of an inner such block are its own."""
+    before, _mode.made = _mode.made, set()
+    try:
+        yield _mode.made
+    finally:
+        _mode.made = before
 
 
 # ------------------------------------------------------------------------------------------------ operators
@@ -362,6 +373,8 @@ class Value:
         value = cls.__new__(cls)
         if _requires_grad(op, inputs) and (type(data) is tuple or data.dtype.kind != "b"):
             value._init(op, inputs, data, requires_grad=True)
+            if _mode.made is not None:
+                _mode.made.add(value)
         else:
             value._init(None, (), data, requires_grad=False)
         return value

@@ -142,7 +142,7 @@ def _choose_buffers(graph: Graph) -> set[Node]:
     for node in nodes:
         stored = node in chosen or node.primitive in _REDUCTIONS | _ALONE | {"matmul", "gather"}
         stored = stored or (node.primitive == "constant" and math.prod(node.shape) != 1)
-        elementwise = node.primitive in UFUNC_OF or node.primitive in ("where", "cast")
+        elementwise = node.primitive in UFUNC_OF or node.primitive in ("where", "cast", "after")
         cost[node] = sum(cost[one] for one in node.inputs) + elementwise * _weight(node.primitive)
         repeated = elementwise and uses[node] > 1 and cost[node] > _CHEAP
         if node.primitive == "broadcast" and cost[node] >= _DEAR:
@@ -172,6 +172,7 @@ _ONE_INSTRUCTION = frozenset(
     {
         "absolute",
         "add",
+        "after",
         "bitwise_and",
         "bitwise_or",
         "cast",
