@@ -14,6 +14,7 @@ kernel knows no target: it says what is computed and in which order. `show` prin
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias, TypeVar
@@ -49,7 +50,7 @@ class Buffer:
     @property
     def size(self) -> int:
         """The number of elements."""
-        return int(np.prod(self.shape, dtype=np.int64))
+        return math.prod(self.shape)
 
     @property
     def strides(self) -> tuple[int, ...]:

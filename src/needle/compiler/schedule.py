@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence, Set
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
@@ -139,19 +139,22 @@ def _choose_buffers(graph: Graph) -> set[Node]:
     uses = Counter(one for node in nodes for one in node.inputs)
     chosen = set(graph.inputs) | {_base(node) for node in graph.outputs}
     cost: dict[Node, int] = {}
+    depth: dict[Node, int] = {}
     for node in nodes:
         stored = node in chosen or node.primitive in _REDUCTIONS | _ALONE | {"matmul", "gather"}
         stored = stored or (node.primitive == "constant" and math.prod(node.shape) != 1)
         elementwise = node.primitive in UFUNC_OF or node.primitive in ("where", "cast", "after")
         cost[node] = sum(cost[one] for one in node.inputs) + elementwise * _weight(node.primitive)
+        depth[node] = 1 + max((depth[one] for one in node.inputs), default=0)
         repeated = elementwise and uses[node] > 1 and cost[node] > _CHEAP
         if node.primitive == "broadcast" and cost[node] >= _DEAR:
             # Computed once, not for each element that it is repeated to.
             chosen.add(_base(node.inputs[0]))
             cost[node] = 0
-        if stored or repeated or cost[node] > 10 * _LONGEST_CHAIN:
+        long = cost[node] > 10 * _LONGEST_CHAIN or (elementwise and depth[node] > 2 * _LONGEST_CHAIN)
+        if stored or repeated or long:
             chosen.add(node)
-            cost[node] = 0
+            cost[node] = depth[node] = 0
     return chosen | {
         one for node in nodes if node.primitive == "matmul" for one in node.inputs if _is_computed(one, chosen)
     }
@@ -343,6 +346,7 @@ class _Scheduler:
         self.steps: dict[int, _Draft] = {}
         self.step_of: dict[Buffer, int] = {}
         self.ancestors: list[set[int]] = []
+        self.followed: set[int] = set()  # the steps that are an ancestor of some other
 
     def program(self) -> Program:
         """Return the program."""
@@ -412,6 +416,10 @@ class _Scheduler:
             before = self.step_of.get(buffer)
             if before is not None and before != number:
                 new |= {before} | self.ancestors[before]
+        self.followed |= new
+        if number not in self.followed:
+            self.ancestors[number].update(new)
+            return
         for other, ancestors in enumerate(self.ancestors):
             if other == number or number in ancestors:
                 ancestors.update(new)
@@ -577,30 +585,40 @@ class _Scheduler:
         Those that nothing depends on come last: what they replace may then lie where the old values lay, which all
         others have read.
         """
-        followed = set().union(*self.ancestors)
         depth: dict[int, int] = {}
         for number in sorted(self.steps, key=lambda number: len(self.ancestors[number])):
             depth[number] = 1 + max((depth[other] for other in self.ancestors[number]), default=0)
-        order = sorted(self.steps, key=lambda number: (number not in followed, depth[number], number))
+        order = sorted(self.steps, key=lambda number: (number not in self.followed, depth[number], number))
+        readers = self._readers()
+        returned = {self.buffers[_base(node)] for node in self.graph.outputs}
         finished: list[Step] = []
         for number in order:
             step = self.steps[number]
-            sources = _sources(list(step.roots))
             if step.contraction is not None:
-                finished.append(self._finished_contraction(number, step.contraction, step.stages, sources))
+                finished.append(self._finished_contraction(number, step.stages, readers, returned))
             else:
+                sources = _sources(list(step.roots))
                 finished.append(Kernel(f"k{number}", step.shape, step.reduced, tuple(step.stages), sources))
         return finished
 
+    def _readers(self) -> dict[Buffer, set[int]]:
+        """Return the numbers of the steps that read each buffer."""
+        readers: dict[Buffer, set[int]] = {}
+        for number, step in self.steps.items():
+            operands = step.contraction.reads() if step.contraction is not None else []
+            for buffer in (*operands, *(buffer for stage in step.stages for buffer in buffers_read(stage))):
+                readers.setdefault(buffer, set()).add(number)
+        return readers
+
     def _finished_contraction(
-        self, number: int, contraction: Contraction, stages: Sequence[Stage], sources: tuple[str, ...]
+        self, number: int, stages: Sequence[Stage], readers: Mapping[Buffer, Set[int]], returned: Set[Buffer]
     ) -> Contraction:
+        contraction = self.steps[number].contraction
+        assert contraction is not None
         epilogue = tuple(stage for stage in stages if isinstance(stage, Store))
         out = contraction.out
-        needed = out in {self.buffers[_base(node)] for node in self.graph.outputs}
-        for other, step in self.steps.items():
-            operands = step.contraction.reads() if step.contraction is not None else []
-            needed |= out in operands or (other != number and any(out in buffers_read(one) for one in step.stages))
+        needed = out in returned or not readers.get(out, set()) <= {number}
+        sources = _sources(list(self.steps[number].roots))
         return replace(
             contraction, name=f"k{number}", sources=sources, epilogue=epilogue, keeps_out=needed or not epilogue
         )
