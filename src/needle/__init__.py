@@ -37,6 +37,7 @@ from needle.jit.finite import debug_nan as debug_nan
 from needle.jit.finite import watch_from_environment as _watch_from_environment
 from needle.jit.function import jit as jit
 from needle.ops import *
+from needle.scanning import scan as scan
 from needle.tracing import is_recomputing as is_recomputing
 
 __version__ = "0.1.0"

@@ -16,7 +16,7 @@ LAYERS = [
     {"__main__"},
     {"cli"},
     {"models", "train"},
-    {"nn", "optim", "init", "data", "checkpointing", "differentiate", "gradcheck", "gradient_accumulation"},
+    {"nn", "optim", "init", "data", "checkpointing", "differentiate", "gradcheck", "gradient_accumulation", "scanning"},
     {"jit"},
     {"ops"},
     {"autograd"},
