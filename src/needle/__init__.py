@@ -12,6 +12,7 @@ from needle import init as init
 from needle import nn as nn
 from needle import ops as ops
 from needle import optim as optim
+from needle.autocasting import autocast as autocast
 from needle.autograd import Op as Op
 from needle.autograd import Tensor as Tensor
 from needle.autograd import TensorOp as TensorOp

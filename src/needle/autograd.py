@@ -21,15 +21,15 @@ from collections.abc import Iterator, Sequence, Set
 from contextlib import ContextDecorator, contextmanager
 from functools import reduce
 from operator import add
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from needle import tracing
+from needle import autocasting, tracing
 from needle.compiler import abstract_result
 from needle.device import Array, Device, array_namespace, cpu, device_of
-from needle.dtype import NARROW_FLOAT_CODES, as_dtype, float32, is_narrow
+from needle.dtype import NARROW_FLOAT_CODES, as_dtype, float32, float64, is_narrow
 from needle.errors import DeviceError, DTypeError, GradientError, NeedleError, ShapeError, TraceError
 from needle.tensor_operators import TensorOperators
 
@@ -134,6 +134,9 @@ class Op:
     differentiable: bool = True
     # False for operators that only move or store numbers: they see float16 and bfloat16 arrays as they are.
     computes_wide: bool = True
+    # Inside `ndl.autocast`: "narrow" for products, which take their inputs in the narrow dtype; "wide" for what would
+    # lose too much by it; None for what takes its inputs as they come.
+    precision: Literal["narrow", "wide"] | None = None
     # For an operator that takes one element out of a TensorTuple: which. Its adjoints are put in their places together.
     element: int | None = None
 
@@ -180,7 +183,7 @@ class TensorOp(Op):
 
     def __call__(self, *args: Value) -> Tensor:
         """Apply the operator to Tensors."""
-        return Tensor.make_from_op(self, args)
+        return Tensor.make_from_op(self, _autocast(self, args) if autocasting.active else args)
 
 
 class TensorTupleOp(Op):
@@ -188,7 +191,25 @@ class TensorTupleOp(Op):
 
     def __call__(self, *args: Value) -> TensorTuple:
         """Apply the operator to Tensors."""
-        return TensorTuple.make_from_op(self, args)
+        return TensorTuple.make_from_op(self, _autocast(self, args) if autocasting.active else args)
+
+
+def _autocast(op: Op, inputs: Sequence[Value]) -> Sequence[Value]:
+    """Return an operator's inputs in the dtypes that suit it, where this thread has asked for that."""
+    narrow = autocasting.autocast_dtype()
+    if narrow is None or op.precision is None:
+        return inputs
+    tensors = [one for one in inputs if isinstance(one, Tensor)]
+    if any(one.dtype == float64 for one in tensors):
+        return inputs
+    wanted = narrow if op.precision == "narrow" else float32
+    casts = {one: _cast(one, wanted) for one in tensors if one.dtype == float32 or is_narrow(one.dtype)}
+    return [casts.get(one, one) if isinstance(one, Tensor) else one for one in inputs]
+
+
+def _cast(tensor: Tensor, dtype: np.dtype[Any]) -> Tensor:
+    result: Tensor = tensor if tensor.dtype == dtype else TensorOperators.operators.astype(tensor, dtype)
+    return result
 
 
 def _run(op: Op, inputs: Sequence[Value]) -> Any:
@@ -264,7 +285,8 @@ def _compute_widened(op: Op, arrays: Sequence[Array]) -> Any:
     def rounded(array: Array) -> Array:
         return array.astype(narrow) if array.dtype == float32 else array
 
-    return tuple(map(rounded, result)) if isinstance(result, (tuple, list)) else rounded(result)
+    with np.errstate(over="ignore"):  # what float16 cannot hold is infinite, as a compiled program has it, too
+        return tuple(map(rounded, result)) if isinstance(result, (tuple, list)) else rounded(result)
 
 
 def _explain(op: Op, inputs: Sequence[Value], arrays: Sequence[Array], error: Exception) -> Exception:
@@ -798,7 +820,7 @@ class _BackwardPass:
         self.leaf_arrays = [
             (node, weakref.ref(node.cached_data)) for node in order if node.op is None and node.requires_grad
         ]
-        with enable_grad() if LAZY_MODE else no_grad():
+        with enable_grad() if LAZY_MODE else no_grad(), autocasting.as_before(None):
             return self.adjoints_along(order)
 
     def order(self) -> list[Value]:
@@ -818,7 +840,7 @@ class _BackwardPass:
                     "the data of a Tensor was replaced after backward() (an optimizer's step does so), so that its "
                     "gradient can no longer be differentiated: do that before the step"
                 )
-            with enable_grad():
+            with enable_grad(), autocasting.as_before(None):
                 adjoints = self.adjoints_along(self.order())
             self.adjoints = {id(node): adjoint for node, adjoint in adjoints.items()}
         adjoint: Tensor = self.adjoints[key]

@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, ParamSpec, TypeVar
 
 from needle import autograd
+from needle.autocasting import as_before, autocast_dtype
 from needle.autograd import (
     Tensor,
     TensorOp,
@@ -101,6 +102,7 @@ class _Segment:
         self.given = [one for one in flatten(self.arguments) if isinstance(one, Tensor)]
         self.outside: list[Tensor] = []
         self.draws = DrawTape()
+        self.narrow = autocast_dtype()
 
     def result(self) -> Any:
         """Call the function, and return its result with one operator in the place of its graph."""
@@ -133,7 +135,7 @@ class _Segment:
             )
         rest = iter(inputs)
         stand_ins = [_stand_in(next(rest) if one.requires_grad else one, grads) for one in self.given]
-        with enable_grad(), self.draws.repeating(), recomputing():
+        with enable_grad(), self.draws.repeating(), recomputing(), as_before(self.narrow):
             found = _differentiable(self.call(stand_ins))
         if [one.shape for one in found] != [one.shape for one in grads]:
             raise GradientError(

@@ -23,7 +23,7 @@ LAYERS = [
     {"tensor_operators"},
     {"device"},
     {"compiler"},
-    {"dtype", "errors", "tracing"},
+    {"autocasting", "dtype", "errors", "tracing"},
 ]
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 MODULES = sorted(path for path in SOURCE.rglob("*.py") if path != SOURCE / "__init__.py")
