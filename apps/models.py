@@ -1,12 +1,12 @@
-"""The model of the course's later homeworks: a convolutional network.
+"""The models of the course's later homeworks: a convolutional network and a language model.
 
-It is Needle's own (`needle.models`); `apps/simple_ml.py` trains it.
+Both are Needle's own (`needle.models`); `apps/simple_ml.py` trains them.
 """
 
 import numpy as np
 
-from needle.models import ResNet9
+from needle.models import LanguageModel, ResNet9
 
-__all__ = ["ResNet9"]
+__all__ = ["LanguageModel", "ResNet9"]
 
 np.random.seed(0)

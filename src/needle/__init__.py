@@ -9,7 +9,9 @@ from needle import data as data
 from needle import device as device
 from needle import errors as errors
 from needle import init as init
+from needle import interchange as interchange
 from needle import nn as nn
+from needle import onnx as onnx
 from needle import ops as ops
 from needle import optim as optim
 from needle.autocasting import autocast as autocast
@@ -34,9 +36,13 @@ from needle.differentiate import value_and_grad as value_and_grad
 from needle.dtype import *
 from needle.gradcheck import gradcheck as gradcheck
 from needle.gradient_accumulation import GradientAccumulator as GradientAccumulator
+from needle.interchange.dlpack import from_dlpack as from_dlpack
+from needle.interchange.einops import make_known as _make_known_to_einops
 from needle.jit.finite import debug_nan as debug_nan
 from needle.jit.finite import watch_from_environment as _watch_from_environment
 from needle.jit.function import jit as jit
+from needle.look.drawing import draw as draw
+from needle.look.summary import summary as summary
 from needle.ops import *
 from needle.scanning import scan as scan
 from needle.tracing import is_recomputing as is_recomputing
@@ -44,3 +50,4 @@ from needle.tracing import is_recomputing as is_recomputing
 __version__ = "0.1.0"
 
 _watch_from_environment()
+_make_known_to_einops()

@@ -235,7 +235,7 @@ def _tell(op: Op, result: Any, operands: Sequence[Any]) -> None:
     """Tell this thread's recorder, where there is one, of an operator's result."""
     recorder = tracing.recorder()
     if recorder is not None:
-        recorder.operator(op.called, result, operands)
+        recorder.operator(op, result, operands)
 
 
 def _compute(op: Op, inputs: Sequence[Value], arrays: Sequence[Array], widen: bool) -> Any:
@@ -554,8 +554,8 @@ class Tensor(TensorOperators, Value):
         return str(self.numpy())
 
 
-def _rebuild(cls: type[Tensor], data: Array, requires_grad: bool) -> Tensor:
-    """Make the copy of a Tensor that `copy` and `pickle` ask for: a leaf."""
+def _rebuild(cls: type[_V], data: Any, requires_grad: bool) -> _V:
+    """Make the copy of a Tensor or TensorTuple that `copy` and `pickle` ask for: a leaf."""
     return cls.make_const(data, requires_grad)
 
 
@@ -633,6 +633,10 @@ class TensorTuple(Value):
         result: TensorTuple = TensorOperators.operators.make_tuple(*map(add, self, other))
         return result
 
+    def __reduce__(self) -> builtins.tuple[Any, ...]:
+        arrays = builtins.tuple(np.array(array) for array in self.realize_cached_data())
+        return _rebuild, (type(self), arrays, self.requires_grad)
+
     def __repr__(self) -> str:
         return f"needle.TensorTuple{self}"
 
@@ -688,7 +692,7 @@ def compute_gradient_of_variables(output_tensor: Tensor, out_grad: Tensor) -> No
     if not output_tensor.requires_grad:
         raise GradientError(
             "backward: this Tensor requires no gradient: nothing that it was computed from does, "
-            "or it was computed under no_grad or from detached data"
+            "or it was computed under no_grad, from detached data, or from what a compiled function returned"
         )
     if out_grad.shape != output_tensor.shape:
         raise ShapeError(f"backward: out_grad has shape {out_grad.shape}, the Tensor {output_tensor.shape}")
@@ -872,6 +876,14 @@ class Gradient(Tensor):
         if adjoint.cached_data is None:
             self._inputs = (adjoint,)
             self._abstract = adjoint._abstract
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuild, (Tensor, self.numpy(), self.requires_grad)
+
+    @property
+    def is_released(self) -> bool:
+        """Whether the graph was let go of, as an optimizer's step does."""
+        return self._pass is None
 
     def release_graph(self) -> None:
         """Keep the values and let go of the graph: this gradient can no longer be differentiated."""

@@ -281,7 +281,26 @@ class TensorOperators:
         return data if type(data) is TracedArray else self.item()
 
     def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> NDArray[Any]:
-        return np.asarray(self.numpy(), dtype=dtype)
+        """Return the values for NumPy: without a copy where that is possible, and then not to be written to."""
+        data = self.realize_cached_data()
+        if type(data) is not np.ndarray:
+            return np.asarray(data if type(data) is TracedArray else data.get(), dtype=dtype)
+        view = data.view()
+        view.flags.writeable = False
+        return np.array(view, dtype=dtype, copy=copy)
+
+    def __dlpack__(self, **options: Any) -> Any:
+        """Give the values to another library, which shares their memory: no copy, no graph."""
+        return self._shared().__dlpack__(**options)
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        """Tell another library where the values are."""
+        device: tuple[int, int] = self._shared().__dlpack_device__()
+        return device
+
+    def _shared(self) -> Any:
+        data = self.realize_cached_data()
+        return np.asarray(data) if type(data) is TracedArray else data
 
 
 def is_scalar(value: object) -> bool:

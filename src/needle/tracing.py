@@ -70,8 +70,8 @@ class Recorder(Protocol):
     def check(self, array: Any, check: Callable[[Any], None]) -> None:
         """Have `check` look at an array's values in each call."""
 
-    def operator(self, name: str, result: Any, operands: Sequence[Any]) -> None:
-        """Note an operator's result, and what it was computed from."""
+    def operator(self, op: Any, result: Any, operands: Sequence[Any]) -> None:
+        """Note an operator (`op.called` is its name), its result, and what it was computed from."""
 
     def module(self, module: Any) -> None:
         """Note that a module was called."""
@@ -187,7 +187,7 @@ class Observer:
         """Check the values."""
         check(array)
 
-    def operator(self, name: str, result: Any, operands: Sequence[Any]) -> None:
+    def operator(self, op: Any, result: Any, operands: Sequence[Any]) -> None:
         """Take no note."""
 
     def module(self, module: Any) -> None:

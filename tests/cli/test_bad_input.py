@@ -23,7 +23,10 @@ def complaint(capsys):
     ("arguments", "message"),
     [
         ("", "the following arguments are required: COMMAND (see `needle --help`)"),
-        ("tarin", "argument COMMAND: unknown name 'tarin': did you mean train? Known are train, evaluate, predict"),
+        (
+            "tarin",
+            "argument COMMAND: unknown name 'tarin': did you mean train? Known are train, evaluate, predict, doctor",
+        ),
         ("train --batch-size 0", "argument --batch-size: must be 1 or more, got 0"),
         ("train --batch-size ten", "argument --batch-size: expected a whole number, got 'ten'"),
         ("train --epochs 0", "argument --epochs: must be 1 or more, got 0"),

@@ -10,9 +10,10 @@ import pytest
 
 pytest.importorskip("llvmlite")
 
-from needle.compiler import Graph, TracedArray, input_node, interpret
-from needle.compiler.executable import Executable
+from needle.compiler import interpret
 from needle.compiler.thread_count import get_num_threads, set_num_threads
+
+from .compiled import assert_compiles, compile_function
 
 
 @pytest.fixture(params=[1, 2, 3])
@@ -20,20 +21,6 @@ def threads(request: pytest.FixtureRequest) -> Any:
     set_num_threads(request.param)
     yield request.param
     set_num_threads(None)
-
-
-def compile_function(function: Callable[..., Any], *arrays: np.ndarray) -> Executable:
-    inputs = tuple(input_node(array.shape, array.dtype) for array in arrays)
-    traced = function(*(TracedArray(node) for node in inputs))
-    outputs = traced if isinstance(traced, tuple) else (traced,)
-    return Executable(Graph(inputs, tuple(one.node for one in outputs)))
-
-
-def assert_compiles(function: Callable[..., Any], *arrays: np.ndarray) -> None:
-    compiled = compile_function(function, *arrays)
-    for got, expected in zip(compiled(arrays), interpret(compiled.graph, arrays), strict=True):
-        assert (got.dtype, got.shape) == (expected.dtype, expected.shape)
-        np.testing.assert_allclose(got, expected, rtol=2e-5, atol=2e-4)
 
 
 def normal(*shape: int) -> np.ndarray:
@@ -111,3 +98,23 @@ def test_number_of_threads_is_checked() -> None:
     assert get_num_threads() >= 1
     with pytest.raises(ValueError, match="1 or more, got 0"):
         set_num_threads(0)
+
+
+@pytest.mark.parametrize(("dtype", "limit"), [("float32", 2), ("float64", 3), ("float16", 1)])
+def test_error_function_is_one_primitive_that_is_right_to_the_last_digits(dtype: str, limit: int) -> None:
+    rng = np.random.default_rng(0)
+    size = rng.uniform(np.finfo(dtype).minexp, 3, 100_000)
+    special = [0.0, -0.0, np.inf, -np.inf, np.nan]
+    x = np.concatenate([special, np.exp2(size) * rng.choice([-1, 1], len(size))]).astype(dtype)
+    compiled = compile_function(lambda x: x.__array_namespace__().erf(x), x)
+    assert [node.primitive for node in compiled.graph.nodes()] == ["input", "erf"]
+    (got,) = compiled([x])
+    (expected,) = interpret(compiled.graph, [x])
+    np.testing.assert_array_equal(got[:5], [0, 0, 1, -1, np.nan])
+    assert np.signbit(got[1])
+    assert got.dtype == dtype
+    assert (np.abs(got[5:] - expected[5:]) <= limit * np.spacing(np.abs(expected[5:]))).all()
+
+
+def test_error_function_of_whole_numbers_is_of_floating_point() -> None:
+    assert_compiles(lambda x: x.__array_namespace__().erf(x), np.arange(-3, 4))

@@ -406,6 +406,14 @@ def test_disabled_and_environment():
         assert run.returncode == code, run.stderr
 
 
+def test_environment_is_read_in_each_call(monkeypatch):
+    f = ndl.jit(lambda x: x * 2)
+    for value, count in (("1", 1), ("0", 1), ("", 2)):
+        monkeypatch.setenv("NEEDLE_JIT", value)
+        f(tensor(1))
+        assert f.cache_info().calls == count  # of the program
+
+
 def test_debug_environment():
     program = "import needle as ndl\nndl.jit(lambda x: ndl.log(x))(ndl.Tensor([0.0]))"
     for value, message in (("nan", "NonFiniteError: log"), ("fast", "NEEDLE_DEBUG is nan, or not set; got 'fast'")):

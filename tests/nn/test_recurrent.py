@@ -1,5 +1,7 @@
 """Recurrent layers: against loops in NumPy written from the formulas, PyTorch, differences, and themselves compiled."""
 
+import gc
+
 import numpy as np
 import pytest
 
@@ -226,6 +228,7 @@ def test_steps_leave_no_tensors_behind(kind):
         return ndl.autograd.TENSOR_COUNTER
 
     alive()
+    gc.collect()  # of what other tests have left
     assert alive() == alive() == alive()
     with ndl.no_grad():
         output, _ = layer(x)

@@ -15,7 +15,7 @@ SOURCE = Path(__file__).parents[2] / "src" / "needle"
 LAYERS = [
     {"__main__"},
     {"cli"},
-    {"models", "train"},
+    {"models", "train", "look", "interchange", "onnx"},
     {"nn", "optim", "init", "data", "checkpointing", "differentiate", "gradcheck", "gradient_accumulation", "scanning"},
     {"jit"},
     {"ops"},

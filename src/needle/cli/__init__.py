@@ -1,7 +1,8 @@
-"""The command line: `needle train`, `needle evaluate`, `needle predict`.
+"""The command line: `needle train`, `needle evaluate`, `needle predict`, `needle doctor`.
 
 Each command is a file here; it reads options, calls `needle.train` and shows what came out. `main` turns what goes
-wrong into one line and an exit status: 0 done, 2 the user's input or files are at fault, 130 interrupted.
+wrong into one line and an exit status: 0 done, 1 `doctor` found a fault, 2 the user's input or files are at fault, 130
+interrupted.
 """
 
 from __future__ import annotations

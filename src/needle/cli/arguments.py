@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 import needle
-from needle.cli import evaluate_command, predict_command, train_command
+from needle.cli import doctor_command, evaluate_command, predict_command, train_command
 from needle.cli.defaults import DEFAULTS, LEARNING_RATES, MOMENTA, WEIGHT_DECAYS
 from needle.train.names import nearest
 
@@ -118,6 +118,7 @@ def build_parser() -> Parser:
     _add_train(commands)
     _add_evaluate(commands)
     _add_predict(commands)
+    _add_doctor(commands)
     return parser
 
 
@@ -280,3 +281,16 @@ def _add_predict(commands: Any) -> None:
     parser.add_argument("images", nargs="+", metavar="IMAGE", help="a picture file")
     parser.add_argument("--model", metavar="MODEL", help="a run's folder (default: the latest under runs/)")
     parser.add_argument("--as-is", action="store_true", help="do not crop, centre or invert; only make grey and resize")
+
+
+def _add_doctor(commands: Any) -> None:
+    parser = _add_command(
+        commands,
+        "doctor",
+        doctor_command.run,
+        help="say what is installed, what the machine can do, and what is missing",
+        description="Print versions, devices, vector width, threads, measured limits, and which extras are missing.\n"
+        "Ends with status 1 where something is broken.",
+        epilog="examples:\n  needle doctor\n  needle doctor --quick",
+    )
+    parser.add_argument("--quick", action="store_true", help="measure nothing")

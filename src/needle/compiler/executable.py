@@ -12,7 +12,8 @@ from needle.compiler.cache import cached_object
 from needle.compiler.graph import Graph
 from needle.compiler.host import host
 from needle.compiler.in_place import overwrite_inputs
-from needle.compiler.native import compile_object, load_object
+from needle.compiler.layout import sink_permutations
+from needle.compiler.native import compile_modules, load_modules
 from needle.compiler.program import render_program
 from needle.compiler.runtime import run_program
 from needle.compiler.schedule import schedule
@@ -36,11 +37,11 @@ class Executable:
 
     def __init__(self, graph: Graph, may_overwrite: Mapping[int, int] | None = None) -> None:
         self.graph = graph
-        self.simplified = simplify(graph)
+        self.simplified = simplify(sink_permutations(simplify(graph)))
         program = schedule(self.simplified)
         self.program, self.overwrites = overwrite_inputs(program, may_overwrite or {})
         self.module = render_program(self.program, host())
-        self._address, self._code = load_object(cached_object(self.module.text, compile_object), "program")
+        self._address, self._code = load_modules(cached_object(self.module.text, compile_modules), "program")
         self._constants = [np.ascontiguousarray(value) for _, value in self.program.constants]
         self._arenas: list[NDArray[np.uint8]] = []
         self.input_count = len(self.program.inputs)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from needle.compiler.loops import Buffer, Call, Gather, Kernel, Load, Scatter, Stage, Store, Value, walk
+from needle.compiler.loops import Buffer, Call, Gather, Kernel, Load, Scatter, Stage, Store, Value, Within, walk
 from needle.compiler.schedule import Program, Step
 
 __all__ = ["overwrite_inputs"]
@@ -100,6 +100,8 @@ def _in_kernel(kernel: Kernel, instead: Mapping[Buffer, Buffer]) -> Kernel:
             return Call(one.function, tuple(map(value, one.arguments)), one.dtype)
         if isinstance(one, Gather):
             return replace(one, buffer=instead.get(one.buffer, one.buffer), index=value(one.index))
+        if isinstance(one, Within):
+            return replace(one, value=value(one.value))
         return replace(one, buffer=instead[one.buffer]) if isinstance(one, Load) and one.buffer in instead else one
 
     def stage(one: Stage) -> Stage:

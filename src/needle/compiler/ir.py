@@ -165,6 +165,11 @@ class Function:
         self.do(f"br label {done}")
         self.label(done)
 
+    def declaration(self) -> str:
+        """Return the line by which another module knows the function, which returns nothing."""
+        types = ", ".join(parameter.split()[0] for parameter in self.parameters)
+        return f"declare {self.linkage}void @{self.name}({types})"
+
     def text(self, result: str = "void", returned: Callable[[], str] | None = None) -> str:
         """Return the whole function."""
         head = f"define {self.linkage}{result} @{self.name}({', '.join(self.parameters)}) {self.attributes} {{"

@@ -6,6 +6,7 @@
             | Scan     write running sums along the one reduced axis
             | Scatter  add values into a buffer at places that are values themselves
     value   = Load(buffer, place) | Number | Position(place) | Call(function, values)
+            | Within(value, bounds)   a value where places are inside bounds, and 0 elsewhere
     place   = offset + Σ stride · axis   (of a Gather: plus stride · an index that is a value)
 
 Points of the grid are independent of each other. A stage may read what an earlier one wrote at the same point. A
@@ -36,6 +37,7 @@ __all__ = [
     "Stage",
     "Store",
     "Value",
+    "Within",
 ]
 
 
@@ -154,7 +156,20 @@ class Call:
         return f"{name}({', '.join(map(str, self.arguments))})"
 
 
-Value: TypeAlias = Load | Number | Position | Gather | Call
+@dataclass(frozen=True, slots=True, eq=False)
+class Within:
+    """A value where 0 ≤ place < length for each of some bounds, and 0 elsewhere, where it is not computed."""
+
+    value: Value
+    bounds: tuple[tuple[Place, int], ...]
+    dtype: np.dtype[Any]
+
+    def __str__(self) -> str:
+        inside = " and ".join(f"0 <= {place} < {length}" for place, length in self.bounds)
+        return f"({self.value} if {inside} else 0)"
+
+
+Value: TypeAlias = Load | Number | Position | Gather | Call | Within
 
 
 @dataclass(frozen=True, slots=True)
@@ -275,6 +290,28 @@ def inner_loops(kernel: Kernel) -> list[list[Stage]]:
     return loops
 
 
+def in_few_loops(stages: Sequence[Stage]) -> tuple[Stage, ...]:
+    """Order stages so that those that need not wait for each other come in the same loop.
+
+    Each goes into the first loop after those that it needs a reduction of; what is computed once a grid point comes
+    between that loop and the next one.
+    """
+    ready: dict[Buffer, tuple[int, bool]] = {}
+    places: list[tuple[int, bool]] = []
+    for stage in stages:
+        needed = [ready[buffer] for buffer in buffers_read(stage) if buffer in ready]
+        loop, on_grid = max(needed, default=(0, False))
+        if isinstance(stage, Store) and stage.on_grid_only:
+            place = loop, True
+            ready[stage.buffer] = place
+        else:
+            place = loop + on_grid, False
+            ready[stage.buffer] = place if isinstance(stage, Store) else (place[0], True)
+        places.append(place)
+    order = sorted(range(len(stages)), key=places.__getitem__)
+    return tuple(stages[number] for number in order)
+
+
 def buffers_read(stage: Stage) -> list[Buffer]:
     """Return the buffers that a stage loads, each once."""
     roots = [stage.value, stage.index] if isinstance(stage, Scatter) else [stage.value]
@@ -292,6 +329,8 @@ def buffers_and_places(stage: Stage) -> Iterator[tuple[Buffer | None, Place]]:
                 yield value.buffer, value.place
             elif isinstance(value, Position):
                 yield None, value.place
+            elif isinstance(value, Within):
+                yield from ((None, place) for place, _ in value.bounds)
 
 
 def with_places(stages: Sequence[_S], change: Callable[[Buffer | None, Place], Place]) -> tuple[_S, ...]:
@@ -310,6 +349,9 @@ def with_places(stages: Sequence[_S], change: Callable[[Buffer | None, Place], P
             return old
         if isinstance(old, Position):
             return replace(old, place=change(None, old.place))
+        if isinstance(old, Within):
+            bounds = tuple((change(None, place), length) for place, length in old.bounds)
+            return replace(old, value=value(old.value), bounds=bounds)
         moved = replace(old, place=change(old.buffer, old.place))
         return replace(moved, index=value(moved.index)) if isinstance(moved, Gather) else moved
 
@@ -334,6 +376,8 @@ def walk(root: Value) -> Iterator[Value]:
             stack.extend(value.arguments)
         elif isinstance(value, Gather):
             stack.append(value.index)
+        elif isinstance(value, Within):
+            stack.append(value.value)
 
 
 def zero_place(rank: int) -> Place:

@@ -42,6 +42,12 @@ def __getattr__(name: str) -> Any:
     return apply
 
 
+def erf(x: Any) -> trace.TracedArray:
+    """Return the error function, which NumPy has not."""
+    whole = trace.node_dtype(x).kind in "iub"
+    return trace.traced("erf", trace.as_node(x, np.dtype(np.float64) if whole else None))
+
+
 # ------------------------------------------------------------------------------------------------ creation
 
 
@@ -400,6 +406,9 @@ def scatter_add(shape: Sequence[int], index: Any, values: Any) -> trace.TracedAr
     """Add `values` into zeros of `shape` at `index`, which may name a place more than once."""
     if isinstance(index, trace.TracedArray):
         return _scatter_add_rows(shape, index, values)
+    parts = index if isinstance(index, tuple) else (index,)
+    if builtins.all(part is None or part is Ellipsis or type(part) in (slice, int) for part in parts):
+        return _zeros_around(shape, _full_index(zeros(shape), index), values)
     positions = reshape(arange(math.prod(shape)), tuple(shape))[index]
     flat = trace.as_node(reshape(broadcast_to(values, positions.shape), (-1,)))
     added = trace.traced("scatter_add", flat, trace.as_node(reshape(positions, (-1,))), length=math.prod(shape))
@@ -411,6 +420,22 @@ def _scatter_add_rows(shape: Sequence[int], rows: trace.TracedArray, values: Any
     positions = reshape(_wrapped(rows, shape[0]), (-1,))
     slices = reshape(broadcast_to(values, (*rows.shape, *shape[1:])), (positions.size, *shape[1:]))
     return trace.traced("scatter_add", trace.as_node(slices), trace.as_node(positions), length=shape[0])
+
+
+def _zeros_around(shape: Sequence[int], parts: Sequence[Any], values: Any) -> trace.TracedArray:
+    """Write `values` into zeros of `shape` at integers, slices and None, which name no place twice."""
+    bounds, flipped, chosen = _resolved(parts, shape)
+    lengths = [len(range(*bound)) for bound in bounds]
+    x = reshape(broadcast_to(asarray(values), tuple(chosen)), tuple(lengths))
+    x = flip(x, tuple(flipped)) if flipped else x
+    for axis, (n, (_, _, step)) in enumerate(zip(lengths, bounds, strict=True)):
+        if step > 1 and n > 1:
+            widths = [(0, step - 1) if other == axis + 1 else (0, 0) for other in range(len(lengths) + 1)]
+            spread = reshape(pad(expand_dims(x, axis + 1), widths), (*x.shape[:axis], n * step, *x.shape[axis + 1 :]))
+            x = spread[(slice(None),) * axis + (slice(0, (n - 1) * step + 1),)]
+    starts = [start if n else 0 for n, (start, _, _) in zip(lengths, bounds, strict=True)]
+    ends = [length - start - n for length, start, n in zip(shape, starts, x.shape, strict=True)]
+    return pad(x, list(zip(starts, ends, strict=True)))
 
 
 def take_by_index(x: trace.TracedArray, index: Any) -> trace.TracedArray:
@@ -470,6 +495,17 @@ def _full_index(x: trace.TracedArray, index: Any) -> list[Any]:
 
 def _basic(x: trace.TracedArray, parts: Sequence[Any]) -> trace.TracedArray:
     """Index by integers, slices and None: slice, flip, reshape."""
+    bounds, flipped, shape = _resolved(parts, x.shape)
+    node: Node = x.node
+    if builtins.any(bound != (0, length, 1) for bound, length in zip(bounds, x.shape, strict=True)):
+        columns = dict(zip(("start", "stop", "step"), zip(*bounds, strict=True), strict=True))
+        node = trace.traced("slice", node, **columns).node
+    sliced = trace.TracedArray(node)
+    return reshape(flip(sliced, tuple(flipped)) if flipped else sliced, tuple(shape))
+
+
+def _resolved(parts: Sequence[Any], lengths: Sequence[int]) -> tuple[list[tuple[int, int, int]], list[int], list[int]]:
+    """Return a forward slice for each axis, the axes that are flipped then, and the shape of what is chosen."""
     bounds: list[tuple[int, int, int]] = []
     flipped: list[int] = []
     shape: list[int] = []
@@ -478,8 +514,7 @@ def _basic(x: trace.TracedArray, parts: Sequence[Any]) -> trace.TracedArray:
         if part is None:
             shape.append(1)
             continue
-        length = x.shape[axis]
-        start, stop, step = _slice_bounds(part, length, axis)
+        start, stop, step = _slice_bounds(part, lengths[axis], axis)
         if step < 0:
             flipped.append(axis)
             count = len(range(start, stop, step))
@@ -489,12 +524,7 @@ def _basic(x: trace.TracedArray, parts: Sequence[Any]) -> trace.TracedArray:
         if not isinstance(part, int):
             shape.append(len(range(start, stop, step)))
         axis += 1
-    node: Node = x.node
-    if builtins.any(bound != (0, length, 1) for bound, length in zip(bounds, x.shape, strict=True)):
-        columns = dict(zip(("start", "stop", "step"), zip(*bounds, strict=True), strict=True))
-        node = trace.traced("slice", node, **columns).node
-    sliced = trace.TracedArray(node)
-    return reshape(flip(sliced, tuple(flipped)) if flipped else sliced, tuple(shape))
+    return bounds, flipped, shape
 
 
 def _slice_bounds(part: Any, length: int, axis: int) -> tuple[int, int, int]:

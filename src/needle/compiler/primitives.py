@@ -9,6 +9,7 @@ in: the tracer puts the broadcasts and casts there, so that nothing is implicit 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
@@ -16,7 +17,7 @@ from typing import Any, Protocol, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["PRIMITIVES", "UFUNC_OF", "Primitive"]
+__all__ = ["ELEMENTWISE", "PRIMITIVES", "UFUNC_OF", "Primitive"]
 
 Shape: TypeAlias = tuple[int, ...]
 Kind: TypeAlias = tuple[Shape, np.dtype[Any]]
@@ -72,6 +73,15 @@ def _elementwise(ufunc: np.ufunc) -> Primitive:
         return np.asarray(ufunc(*arrays))
 
     return Primitive(ufunc.__name__, infer, evaluate)
+
+
+def _infer_erf(a: Operand) -> Kind:
+    assert a.dtype.kind not in "iub", f"erf: an operand of {a.dtype}"
+    return a.shape, a.dtype
+
+
+def _evaluate_erf(a: NDArray[Any]) -> NDArray[Any]:
+    return np.vectorize(math.erf, otypes=[np.float64])(a.astype(np.float64)).astype(a.dtype)
 
 
 def _infer_where(condition: Operand, a: Operand, b: Operand) -> Kind:
@@ -217,6 +227,7 @@ def _evaluate_iota(length: int, dtype: np.dtype[Any]) -> NDArray[Any]:
 
 _ROWS = [
     *map(_elementwise, _UFUNCS),
+    Primitive("erf", _infer_erf, _evaluate_erf),
     Primitive("where", _infer_where, np.where),
     # The elements of a, but not before b is there: equal to no other node, so that what is made of it is computed anew.
     Primitive("after", _infer_after, lambda a, b: a),
@@ -241,5 +252,8 @@ _ROWS = [
     Primitive("scatter_add", _infer_scatter_add, _evaluate_scatter_add),
     Primitive("iota", _infer_iota, _evaluate_iota),
 ]
+
+# Those that compute each element of the result from the operands' elements at the same place.
+ELEMENTWISE = frozenset(UFUNC_OF) | {"erf", "where", "cast", "after"}
 
 PRIMITIVES: dict[str, Primitive] = {row.name: row for row in _ROWS}

@@ -16,7 +16,7 @@ from needle.compiler.executable import Executable, address_of
 from needle.compiler.host import host
 from needle.compiler.limits import copy_limit, multiply_add_limit
 from needle.compiler.loops import Buffer, Call, Kernel, walk
-from needle.compiler.native import compile_object, load_object
+from needle.compiler.native import compile_modules, load_modules
 from needle.compiler.program import render_program
 from needle.compiler.runtime import run_program
 from needle.compiler.schedule import Contraction, Program, Step
@@ -124,7 +124,7 @@ def _median(run: Callable[[], None], repeats: int) -> float:
 def _time_of(program: Program, addresses: NDArray[np.uintp], repeats: int) -> float:
     """Return the seconds that a part of a program takes by itself, in memory of its own."""
     module = render_program(program, host())
-    address, code = load_object(compile_object(module.text), "program")
+    address, code = load_modules(compile_modules(module.text), "program")
     size = module.arena.size + module.control_bytes
     memory = np.zeros(size + 64, dtype=np.uint8)
     arena = memory[-memory.ctypes.data % 64 :][:size]

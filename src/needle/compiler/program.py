@@ -11,15 +11,18 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
+from needle.compiler.borders import render_bordered
 from needle.compiler.contract import render_contraction
 from needle.compiler.host import Host
 from needle.compiler.ir import SSA, Function
 from needle.compiler.loops import Buffer, Kernel
 from needle.compiler.math import math_functions
 from needle.compiler.memory import Arena, plan_memory
+from needle.compiler.native import MODULE_BREAK
 from needle.compiler.rebase import rebase
 from needle.compiler.render import RenderedKernel, render_kernel
-from needle.compiler.rounds import Call, Turn, chunks_of, make_rounds
+from needle.compiler.rounds import Share, Turn, make_rounds, shares_of
+from needle.compiler.row_blocks import in_row_blocks
 from needle.compiler.schedule import Program
 from needle.compiler.sharing import share_functions
 from needle.compiler.thread_count import available_processors
@@ -28,13 +31,15 @@ __all__ = ["Module", "render_program"]
 
 # Chunks of one round: what threads of a large machine share, of several phases side by side.
 _MOST_CHUNKS = 1008
+# Modules are compiled side by side; each is to be worth the start of a process.
+_MOST_MODULES, _MODULE_SIZE = 16, 60_000
 # How often a waiting thread looks before it lets the operating system run another one.
 _SPINS_BEFORE_YIELD = 1000
 
 
 @dataclass(frozen=True, slots=True)
 class Module:
-    """LLVM's text, how large the arena is, and whether more than one thread has anything to do.
+    """LLVM's text, of several modules where it is long, the arena, and whether a second thread has anything to do.
 
     Behind the arena's buffers lie `control_bytes` that are 0 when the program starts.
     """
@@ -50,7 +55,10 @@ def render_program(program: Program, host: Host) -> Module:
     phases: list[RenderedKernel] = []
     for step in program.steps:
         rebased, begins = rebase(step)
-        rendered = [render_kernel(rebased)] if isinstance(rebased, Kernel) else render_contraction(rebased, host)
+        if isinstance(rebased, Kernel):
+            rendered = [render_bordered(kernel) or render_kernel(kernel) for kernel in in_row_blocks(rebased)]
+        else:
+            rendered = render_contraction(rebased, host)
         phases.extend(replace(phase, begins=begins) for phase in rendered)
     phases = share_functions([phase for phase in phases if phase.parts > 0])
     outside = [
@@ -62,18 +70,35 @@ def render_program(program: Program, host: Host) -> Module:
     known = set(outside)
     own = [[buffer for turn in turns for buffer in turn.phase.buffers if buffer not in known] for turns in rounds]
     arena = plan_memory(own)
-    shared = {phase.function.name: phase.function for phase in phases}
-    functions = [*shared.values(), *_render_main(rounds, outside, arena)]
-    declarations = set().union(*(function.declarations for function in functions))
-    text = "\n\n".join(
-        [
-            _SHARE.format(spins=_SPINS_BEFORE_YIELD, pause=host.pause),
-            *_declared(declarations),
-            *(function.text() for function in functions),
-            f'attributes #0 = {{ {host.attributes} "target-features"="{host.features}" }}',
-        ]
-    )
+    kernels = list({phase.function.name: phase.function for phase in phases}.values())
+    main = _render_main(rounds, outside, arena)
+    text = MODULE_BREAK.join(_modules(main, kernels, host))
     return Module(text, arena, len(rounds) * _ROUND_BYTES, not all(phase.is_alone for phase in phases))
+
+
+def _modules(main: Sequence[Function], kernels: Sequence[Function], host: Host) -> list[str]:
+    """Return the texts of modules that can be compiled side by side: that of the rounds, and kernels."""
+    share = _SHARE.format(spins=_SPINS_BEFORE_YIELD, pause=host.pause)
+    size = sum(len(kernel.text()) for kernel in kernels)
+    count = min(_MOST_MODULES, size // _MODULE_SIZE)
+    if count < 2:
+        return [_module([*kernels, *main], host, share)]
+    groups: list[list[Function]] = [[] for _ in range(count)]
+    sizes = [0] * count
+    for kernel in sorted(kernels, key=lambda kernel: -len(kernel.text())):
+        smallest = sizes.index(min(sizes))
+        groups[smallest].append(kernel)
+        sizes[smallest] += len(kernel.text())
+        kernel.linkage = "hidden "
+    declared = "\n".join(kernel.declaration() for kernel in kernels)
+    return [_module(main, host, share, declared), *(_module(group, host) for group in groups)]
+
+
+def _module(functions: Sequence[Function], host: Host, *others: str) -> str:
+    """Return the text of functions and all that they need."""
+    declarations = set().union(*(function.declarations for function in functions))
+    attributes = f'attributes #0 = {{ {host.attributes} "target-features"="{host.features}" }}'
+    return "\n\n".join([*others, *_declared(declarations), *(one.text() for one in functions), attributes])
 
 
 def _render_main(rounds: Sequence[Sequence[Turn]], outside: Sequence[Buffer], arena: Arena) -> list[Function]:
@@ -81,32 +106,47 @@ def _render_main(rounds: Sequence[Sequence[Turn]], outside: Sequence[Buffer], ar
     main = Function("program", ["ptr %arrays", "ptr %arena", "i64 %thread", "i64 %threads"], "nounwind #0", linkage="")
     functions: list[Function] = []
     for number, turns in enumerate(rounds):
-        chunks = chunks_of(turns, 2 * available_processors())
-        functions.append(_render_round(f"round{number}", chunks, outside, arena))
+        shares = shares_of(turns, 2 * available_processors())
+        functions.append(_render_round(f"round{number}", shares, outside, arena))
+        chunks = sum(share.count for share in shares)
         control = main.address("%arena", "i8", main.integer(arena.size + number * _ROUND_BYTES))
         main.do(
-            f"call void @share({control}, i64 {len(chunks)}, i64 %thread, i64 %threads, "
+            f"call void @share({control}, i64 {chunks}, i64 %thread, i64 %threads, "
             f"ptr @round{number}, ptr %arrays, ptr %arena)"
         )
     return [*functions, main]
 
 
-def _render_round(name: str, chunks: Sequence[Sequence[Call]], outside: Sequence[Buffer], arena: Arena) -> Function:
+def _render_round(name: str, shares: Sequence[Share], outside: Sequence[Buffer], arena: Arena) -> Function:
+    """Write the function that does one chunk of a round."""
     f = Function(name, ["ptr %arrays", "ptr %arena", "i64 %chunk"], "nounwind #0")
     numbers = {buffer: number for number, buffer in enumerate(outside)}
-    used = dict.fromkeys(buffer for chunk in chunks for call in chunk for buffer in call.phase.buffers)
+    used = dict.fromkeys(buffer for share in shares for phase in share.phases for buffer in phase.buffers)
     pointers: dict[Buffer, SSA] = {}
     for buffer in used:
         if buffer in numbers:
             pointers[buffer] = f.load("ptr", f.address("%arrays", "ptr", f.integer(numbers[buffer])), 8)
         else:
             pointers[buffer] = f.address("%arena", "i8", f.integer(arena.offsets[buffer]))
-    for number, chunk in enumerate(chunks):
-        with f.when(f.compare("eq", SSA("%chunk", "i64"), f.integer(number))):
-            for call in chunk:
-                arguments = ", ".join(str(_begin(f, pointers[one], one, call.phase)) for one in call.phase.buffers)
-                f.do(f"call void @{call.phase.function.name}({arguments}, i64 {call.begin}, i64 {call.end})")
+    first = 0
+    for share in shares:
+        number = f.binary("sub", SSA("%chunk", "i64"), f.integer(first))
+        # As a number without sign, that of a chunk before these is far above all.
+        with f.when(f.compare("ult", number, f.integer(share.count))):
+            for phase in share.phases:
+                bounds = (_bound(f, number, phase.parts, share.count, more) for more in (0, 1))
+                arguments = ", ".join(str(_begin(f, pointers[one], one, phase)) for one in phase.buffers)
+                f.do(f"call void @{phase.function.name}({arguments}, {', '.join(map(str, bounds))})")
+        first += share.count
     return f
+
+
+def _bound(f: Function, number: SSA, parts: int, count: int, more: int) -> SSA:
+    """Return where the parts of a chunk, and `more` chunks, begin: spread evenly."""
+    if count == 1:
+        return f.integer(parts * more)
+    scaled = f.binary("mul", f.binary("add", number, f.integer(more)), f.integer(parts))
+    return f.binary("udiv", scaled, f.integer(count))
 
 
 def _begin(f: Function, pointer: SSA, buffer: Buffer, phase: RenderedKernel) -> SSA:

@@ -31,6 +31,7 @@ from needle.compiler.loops import (
     Stage,
     Store,
     Value,
+    Within,
     buffers_and_places,
     inner_loops,
     walk,
@@ -39,13 +40,13 @@ from needle.compiler.loops import (
 from needle.compiler.scalar import emit_call, emit_cast, emit_combine, reduction_start
 from needle.compiler.thread_count import available_processors
 
-__all__ = ["RenderedKernel", "render_kernel", "render_stores"]
+__all__ = ["RenderedKernel", "merge_axes", "render_kernel", "render_stores"]
 
 # How many columns have their partial results side by side: enough to make the innermost loop long, few enough to stay
 # in the first cache.
 _NARROWEST_STRIP, _WIDEST_STRIP = 64, 256
 # A smaller amount of work is not worth waking a second thread for, in points × operations.
-_WORTH_SHARING = 200_000
+_WORTH_SHARING = 60_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,10 +75,14 @@ class RenderedKernel:
         return not self.shared or self.parts == 1
 
 
-def render_kernel(kernel: Kernel) -> RenderedKernel:
-    """Return the function that computes points begin … end − 1 of a kernel's outermost loop."""
+def render_kernel(kernel: Kernel, outermost_stays: bool = False) -> RenderedKernel:
+    """Return the function that computes points begin … end − 1 of a kernel's outermost loop.
+
+    That loop is over the kernel's first axis where `outermost_stays`, and else over as many as can be gone through as
+    one.
+    """
     buffers = tuple(dict.fromkeys([*kernel.writes(), *kernel.reads()]))
-    kernel = merge_axes(kernel)
+    kernel = merge_axes(kernel, first=int(outermost_stays))
     pointers = {buffer: f"%p{i}" for i, buffer in enumerate(buffers)}
     parameters = [f"ptr noalias {pointer}" for pointer in pointers.values()]
     function = Function(kernel.name, [*parameters, "i64 %begin", "i64 %end"], "nounwind #0")
@@ -109,12 +114,15 @@ def _cost(stage: Stage) -> int:
 # ---------------------------------------------------------------------------------------------- axes
 
 
-def merge_axes(kernel: Kernel) -> Kernel:
-    """Return the kernel with as few axes as its places allow: those of length 1 go, neighbours in step become one."""
-    kept = [axis for axis, length in enumerate(kernel.shape) if length != 1]
+def merge_axes(kernel: Kernel, first: int = 0) -> Kernel:
+    """Return the kernel with as few axes as its places allow: those of length 1 go, neighbours in step become one.
+
+    Axes before `first` stay.
+    """
+    kept = [axis for axis, length in enumerate(kernel.shape) if axis < first or length != 1]
     kernel = _with_axes(kernel, [[axis] for axis in kept])
     axis = len(kernel.shape) - 2
-    while axis >= 0:
+    while axis >= first:
         if _in_step(kernel, axis):
             groups = [[one] for one in range(len(kernel.shape))]
             kernel = _with_axes(kernel, [*groups[:axis], [axis, axis + 1], *groups[axis + 2 :]])
@@ -288,11 +296,18 @@ class _Renderer:
                 self.axes[axis] = loops.enter_context(self.f.loop(*bounds))
             strip_bounds = (self.f.integer(0), self.f.integer(strips)) if outer else (begin, end)
             strip = loops.enter_context(self.f.loop(*strip_bounds))
-            start = self.f.binary("mul", strip, self.f.integer(self.strip))
-            left = self.f.binary("sub", self.f.integer(length), start)
-            width = self.f.intrinsic("smin", left, self.f.integer(self.strip))
-            self._stages_in_strip(last, start, width)
+            self._stages_in_strip(last, *self._extent(strip, strips, length))
         return self.kernel.shape[outer[0]] if outer else strips
+
+    def _extent(self, strip: SSA, strips: int, length: int) -> tuple[SSA, SSA]:
+        """Return where a strip begins and how wide it is: known numbers where possible, for LLVM to write loops out."""
+        if strips == 1:
+            return self.f.integer(0), self.f.integer(length)
+        start = self.f.binary("mul", strip, self.f.integer(self.strip))
+        if length % self.strip == 0:
+            return start, self.f.integer(self.strip)
+        left = self.f.binary("sub", self.f.integer(length), start)
+        return start, self.f.intrinsic("smin", left, self.f.integer(self.strip))
 
     def _stages_in_strip(self, last: int, start: SSA, width: SSA) -> None:
         for stages in inner_loops(self.kernel):
@@ -357,12 +372,29 @@ class _Renderer:
         if isinstance(value, Call):
             arguments = [self._value(one) for one in value.arguments]
             return emit_call(self.f, value.function, arguments, [one.dtype for one in value.arguments], dtype)
+        if isinstance(value, Within):
+            return self._within(value)
         if isinstance(value, Gather):
             index = self._clamped(self._value(value.index), value.index.dtype, value.last)
             address = self._moved_address(value.buffer, value.place, value.stride, index)
         else:
             address = self._address(value.buffer, value.place)
         return self._from_memory(self.f.load(memory_type(dtype), address, dtype.itemsize), dtype)
+
+    def _within(self, value: Within) -> SSA:
+        """Compute a value only inside its bounds: the memory outside is another's."""
+        f = self.f
+        inside = SSA("true", "i1")
+        for place, length in value.bounds:
+            # As numbers without sign, what is below 0 is far above every length.
+            inside = f.binary("and", inside, f.compare("ult", self._place(place), f.integer(length)))
+        kept = f.slot(llvm_type(value.dtype))
+        f.store(SSA("zeroinitializer", llvm_type(value.dtype)), kept, 1)
+        known = dict(self.memo)
+        with f.when(inside):
+            f.store(self._value(value.value), kept, 1)
+        self.memo = known
+        return f.load(llvm_type(value.dtype), kept, 1)
 
     def _clamped(self, index: SSA, dtype: np.dtype[Any], last: int) -> SSA:
         """Keep an index inside its buffer, so that a wrong one cannot touch other memory."""

@@ -9,12 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 
 from needle.compiler.loops import Buffer
 from needle.compiler.render import RenderedKernel
 
-__all__ = ["Call", "Turn", "chunks_of", "make_rounds"]
+__all__ = ["Share", "Turn", "make_rounds", "shares_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,30 +25,23 @@ class Turn:
 
 
 @dataclass(frozen=True, slots=True)
-class Call:
-    """A share of a phase: its parts from `begin` to `end` − 1."""
+class Share:
+    """Neighbouring chunks of a round, `count` of them: each a part of one phase, or a single one of whole phases."""
 
-    phase: RenderedKernel
-    begin: int
-    end: int
+    phases: tuple[RenderedKernel, ...]
+    count: int
 
 
-def chunks_of(turns: Sequence[Turn], most: int) -> list[list[Call]]:
+def shares_of(turns: Sequence[Turn], most: int) -> list[Share]:
     """Return the chunks of a round, large phases in `most` chunks each."""
-    chunks: list[list[Call]] = []
-    owned: dict[int, list[Call]] = {}
+    shares: list[Share] = []
+    owned: dict[int, list[RenderedKernel]] = {}
     for turn in turns:
-        parts = turn.phase.parts
         if turn.owner is None:
-            count = min(parts, most)
-            bounds = [number * parts // count for number in range(count + 1)]
-            chunks += [[Call(turn.phase, *pair)] for pair in pairwise(bounds)]
-            continue
-        if turn.owner not in owned:
-            owned[turn.owner] = []
-            chunks.append(owned[turn.owner])
-        owned[turn.owner].append(Call(turn.phase, 0, parts))
-    return chunks
+            shares.append(Share((turn.phase,), min(turn.phase.parts, most)))
+        else:
+            owned.setdefault(turn.owner, []).append(turn.phase)
+    return [*shares, *(Share(tuple(phases), 1) for phases in owned.values())]
 
 
 def make_rounds(phases: Sequence[RenderedKernel]) -> list[list[Turn]]:

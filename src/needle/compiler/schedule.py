@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
@@ -32,20 +32,22 @@ from needle.compiler.loops import (
     Stage,
     Store,
     Value,
+    Within,
     axis_places,
     buffer_place,
     buffers_read,
+    in_few_loops,
     zero_place,
 )
 from needle.compiler.operand import Operand, joined_axes, refine, straightened
-from needle.compiler.primitives import UFUNC_OF
+from needle.compiler.primitives import ELEMENTWISE
 
 __all__ = ["Contraction", "Program", "schedule"]
 
 _REDUCTIONS = frozenset({"reduce_sum", "reduce_prod", "reduce_max", "reduce_min", "argmax", "argmin"})
 _MOVEMENT = frozenset({"reshape", "permute", "broadcast", "slice", "windows", "flip"})
 # Roots that are kernels of their own, whatever stands beside them.
-_ALONE = frozenset({"cumsum", "scatter_add", "concat", "pad"})
+_ALONE = frozenset({"cumsum", "scatter_add", "concat"})
 # An elementwise node that is used more than once is computed again up to this many operations.
 _CHEAP = 3
 # A node that is repeated by broadcasting is computed beforehand from this cost on: one division or root.
@@ -123,11 +125,12 @@ def schedule(graph: Graph) -> Program:
     """Turn a graph into a program of kernels and contractions that computes the same."""
     with_buffer = _choose_buffers(graph)
     while True:
-        try:
-            return _Scheduler(graph, with_buffer).program()
-        except _NeedsBuffer as need:
-            assert need.node not in with_buffer
-            with_buffer.add(need.node)
+        scheduler = _Scheduler(graph, with_buffer)
+        missing = scheduler.place_all()
+        if not missing:
+            return scheduler.program()
+        assert with_buffer.isdisjoint(missing)
+        with_buffer |= missing
 
 
 # ------------------------------------------------------------------------------------------------ buffers
@@ -141,9 +144,9 @@ def _choose_buffers(graph: Graph) -> set[Node]:
     cost: dict[Node, int] = {}
     depth: dict[Node, int] = {}
     for node in nodes:
-        stored = node in chosen or node.primitive in _REDUCTIONS | _ALONE | {"matmul", "gather"}
+        stored = node in chosen or node.primitive in _REDUCTIONS | _ALONE | {"matmul", "gather", "pad"}
         stored = stored or (node.primitive == "constant" and math.prod(node.shape) != 1)
-        elementwise = node.primitive in UFUNC_OF or node.primitive in ("where", "cast", "after")
+        elementwise = node.primitive in ELEMENTWISE
         cost[node] = sum(cost[one] for one in node.inputs) + elementwise * _weight(node.primitive)
         depth[node] = 1 + max((depth[one] for one in node.inputs), default=0)
         repeated = elementwise and uses[node] > 1 and cost[node] > _CHEAP
@@ -155,16 +158,15 @@ def _choose_buffers(graph: Graph) -> set[Node]:
         if stored or repeated or long:
             chosen.add(node)
             cost[node] = depth[node] = 0
-    return chosen | {
-        one for node in nodes if node.primitive == "matmul" for one in node.inputs if _is_computed(one, chosen)
-    }
+    operands = [one for node in nodes if node.primitive == "matmul" for one in node.inputs]
+    return chosen | {_source_of(one, past="slice") for one in operands if _source_of(one) not in chosen}
 
 
-def _is_computed(node: Node, with_buffer: Set[Node]) -> bool:
-    """Tell whether a node is not in a buffer, moved or not, so that it cannot be an operand of a product."""
-    while node not in with_buffer and node.primitive in _MOVEMENT:
-        (node,) = node.inputs
-    return node not in with_buffer
+def _source_of(operand: Node, past: str = "") -> Node:
+    """Return what an operand of a product is a view of, where it can be read; go `past` no view of that kind."""
+    while operand.primitive in _MOVEMENT and operand.primitive != past:
+        (operand,) = operand.inputs
+    return operand
 
 
 def _weight(primitive: str) -> int:
@@ -220,6 +222,7 @@ class _Draft:
     alone: bool = False
     ancestors: set[int] = field(default_factory=set)
     contraction: Contraction | None = None  # whose epilogue the stages are
+    known: set[Buffer] = field(default_factory=set)  # what the kernel reads or writes
 
     @property
     def grid_shape(self) -> tuple[int, ...]:
@@ -246,22 +249,29 @@ class _Lowering:
 
     def compute(self, node: Node, index: tuple[Place, ...]) -> Value:
         """Return the element of `node` at `index`, computed here even where the node has a buffer."""
-        if node.primitive == "constant":
-            return Number(node.params["value"].tobytes(), node.dtype)
-        if node.primitive == "iota":
-            return Position(index[0], node.dtype)
-        if node.primitive == "reshape":
-            return self._reshaped(node, index)
+        special = {
+            "constant": self._constant,
+            "iota": self._position,
+            "reshape": self._reshaped,
+            "pad": self._padded,
+            "gather": self._gathered,
+        }
+        if node.primitive in special:
+            return special[node.primitive](node, index)
         if node.primitive in _MOVEMENT:
             return self.value(node.inputs[0], moved_index(node, index, self.rank))
-        if node.primitive == "gather":
-            return self._gathered(node, index)
         return Call(node.primitive, tuple(self.value(one, index) for one in node.inputs), node.dtype)
 
     def _load(self, node: Node, place: Place) -> Value:
         if node in self.own and self.own[node] != place:
             raise _Misaligned
         return Load(self.buffers[node], place, node.dtype)
+
+    def _constant(self, node: Node, _: tuple[Place, ...]) -> Value:
+        return Number(node.params["value"].tobytes(), node.dtype)
+
+    def _position(self, node: Node, index: tuple[Place, ...]) -> Value:
+        return Position(index[0], node.dtype)
 
     def _reshaped(self, node: Node, index: tuple[Place, ...]) -> Value:
         inner = _base(node)
@@ -270,6 +280,14 @@ class _Lowering:
             return self._load(inner, buffer_place(flat, index, self.rank))
         (source,) = node.inputs
         return self.value(source, reshaped_index(source, node.shape, index, self.rank))
+
+    def _padded(self, node: Node, index: tuple[Place, ...]) -> Value:
+        """Return the element of what is padded, and zero around it."""
+        (inner,) = node.inputs
+        moved = [place.shifted(-before) for place, (before, _) in zip(index, node.params["widths"], strict=True)]
+        limits = zip(moved, inner.shape, node.params["widths"], strict=True)
+        bounds = tuple((place, length) for place, length, around in limits if any(around))
+        return Within(self.value(inner, tuple(moved)), bounds, node.dtype)
 
     def _gathered(self, node: Node, index: tuple[Place, ...]) -> Value:
         source, indices = node.inputs
@@ -348,14 +366,22 @@ class _Scheduler:
         self.ancestors: list[set[int]] = []
         self.followed: set[int] = set()  # the steps that are an ancestor of some other
 
-    def program(self) -> Program:
-        """Return the program."""
+    def place_all(self) -> set[Node]:
+        """Put each node's stage into a kernel; return nodes without a buffer that need one, for another attempt."""
         divided = _divided_results(self.graph)
         for number, node in enumerate(self.nodes):
             letter = {"input": "in", "constant": "const"}.get(node.primitive, "b")
             self.buffers[node] = Buffer(f"{letter}{number}", divided.get(node, node.shape), node.dtype)
+        missing: set[Node] = set()
         for node in self.nodes:
-            self._place(node)
+            try:
+                self._place(node)
+            except _NeedsBuffer as need:
+                missing.add(need.node)
+        return missing
+
+    def program(self) -> Program:
+        """Return the program of what was placed."""
         inputs = tuple(self.buffers[node] for node in self.graph.inputs)
         constants = tuple(
             (self.buffers[node], node.params["value"]) for node in self.nodes if node.primitive == "constant"
@@ -399,7 +425,8 @@ class _Scheduler:
         contraction = self._contraction(node)
         shape = contraction.out.shape
         place = buffer_place(contraction.out, axis_places(len(shape)), len(shape))
-        number = self._add(_Draft(shape, (), {node: place}, contraction=contraction), node)
+        draft = _Draft(shape, (), {node: place}, contraction=contraction, known={contraction.out})
+        number = self._add(draft, node)
         self._depend(number, contraction.reads())
         self.step_of[contraction.out] = number
 
@@ -427,8 +454,12 @@ class _Scheduler:
     def _fill(self, draft: _Draft, node: Node, stage: Stage, place: Place, number: int) -> None:
         draft.stages.append(stage)
         draft.roots[node] = place
+        read = buffers_read(stage)
+        draft.known.add(self.buffers[node])
+        if draft.contraction is None:
+            draft.known.update(read)
         self.step_of[self.buffers[node]] = number
-        self._depend(number, buffers_read(stage))
+        self._depend(number, read)
 
     # -- joining kernels
 
@@ -445,30 +476,24 @@ class _Scheduler:
             except _Misaligned:
                 draft.reduced = before
                 continue
-            left_alone = draft.contraction is not None and self._replaces_an_input(node, stage)
-            if not left_alone and self._related(draft, stage) and self._may_run_in(number, stage):
+            read = buffers_read(stage)
+            left_alone = draft.contraction is not None and self._replaces_an_input(node, read)
+            if not left_alone and not draft.known.isdisjoint(read) and self._may_run_in(number, read):
                 self._fill(draft, node, stage, place, number)
                 return True
             draft.reduced = before
         return False
 
-    def _related(self, draft: _Draft, stage: Stage) -> bool:
-        """Tell whether a stage reads something that the kernel reads or writes."""
-        known = {self.buffers[root] for root in draft.roots}
-        for other in () if draft.contraction else draft.stages:
-            known.update(buffers_read(other))
-        return not known.isdisjoint(buffers_read(stage))
-
-    def _replaces_an_input(self, node: Node, stage: Stage) -> bool:
+    def _replaces_an_input(self, node: Node, read: Sequence[Buffer]) -> bool:
         """Tell whether a stage makes an output out of an input like it, and may be let write over it: a kernel can."""
         if node not in {_base(output) for output in self.graph.outputs}:
             return False
         old = (self.buffers[one] for one in self.graph.inputs if (one.shape, one.dtype) == (node.shape, node.dtype))
-        return not set(buffers_read(stage)).isdisjoint(old)
+        return not set(read).isdisjoint(old)
 
-    def _may_run_in(self, number: int, stage: Stage) -> bool:
-        """Tell whether nothing that the stage reads has to wait for the kernel itself."""
-        for buffer in buffers_read(stage):
+    def _may_run_in(self, number: int, read: Sequence[Buffer]) -> bool:
+        """Tell whether nothing that a stage reads has to wait for the kernel itself."""
+        for buffer in read:
             before = self.step_of.get(buffer)
             if before is not None and before != number and number in self.ancestors[before]:
                 return False
@@ -496,7 +521,6 @@ class _Scheduler:
             "cumsum": self._cumsum,
             "scatter_add": self._scatter_add,
             "concat": self._concat,
-            "pad": self._pad,
         }
         for shape, reduced, stages in makers[node.primitive](node):
             draft = _Draft(shape, reduced, alone=True)
@@ -538,11 +562,6 @@ class _Scheduler:
             parts.append((one.shape, (), [self._copy_into(node, one, offset)]))
             start += one.shape[node.params["axis"]]
         return parts
-
-    def _pad(self, node: Node) -> list[tuple[tuple[int, ...], tuple[int, ...], list[Stage]]]:
-        (inner,) = node.inputs
-        offset = tuple(before for before, _ in node.params["widths"])
-        return [self._zeros(self.buffers[node]), (inner.shape, (), [self._copy_into(node, inner, offset)])]
 
     def _copy_into(self, node: Node, part: Node, offset: Sequence[int]) -> Stage:
         """Write `part` into the buffer of `node`, its first element at `offset`."""
@@ -590,35 +609,40 @@ class _Scheduler:
             depth[number] = 1 + max((depth[other] for other in self.ancestors[number]), default=0)
         order = sorted(self.steps, key=lambda number: (number not in self.followed, depth[number], number))
         readers = self._readers()
-        returned = {self.buffers[_base(node)] for node in self.graph.outputs}
         finished: list[Step] = []
         for number in order:
             step = self.steps[number]
+            sources = _sources(list(step.roots))
             if step.contraction is not None:
-                finished.append(self._finished_contraction(number, step.stages, readers, returned))
+                finished.append(self._finished_contraction(number, step.contraction, step.stages, sources, readers))
             else:
-                sources = _sources(list(step.roots))
-                finished.append(Kernel(f"k{number}", step.shape, step.reduced, tuple(step.stages), sources))
+                stages = in_few_loops(step.stages)
+                finished.append(Kernel(f"k{number}", step.shape, step.reduced, stages, sources))
         return finished
 
     def _readers(self) -> dict[Buffer, set[int]]:
-        """Return the numbers of the steps that read each buffer."""
+        """Return which steps load a buffer; as a product's operand, none is by the same step."""
         readers: dict[Buffer, set[int]] = {}
         for number, step in self.steps.items():
-            operands = step.contraction.reads() if step.contraction is not None else []
-            for buffer in (*operands, *(buffer for stage in step.stages for buffer in buffers_read(stage))):
-                readers.setdefault(buffer, set()).add(number)
+            for stage in step.stages:
+                for buffer in buffers_read(stage):
+                    readers.setdefault(buffer, set()).add(number)
+            for operand in (step.contraction.a, step.contraction.b) if step.contraction is not None else ():
+                readers.setdefault(operand.buffer, set()).add(number)
+        for node in self.graph.outputs:
+            readers.setdefault(self.buffers[_base(node)], set()).add(-1)  # the caller
         return readers
 
     def _finished_contraction(
-        self, number: int, stages: Sequence[Stage], readers: Mapping[Buffer, Set[int]], returned: Set[Buffer]
+        self,
+        number: int,
+        contraction: Contraction,
+        stages: Sequence[Stage],
+        sources: tuple[str, ...],
+        readers: Mapping[Buffer, set[int]],
     ) -> Contraction:
-        contraction = self.steps[number].contraction
-        assert contraction is not None
         epilogue = tuple(stage for stage in stages if isinstance(stage, Store))
-        out = contraction.out
-        needed = out in returned or not readers.get(out, set()) <= {number}
-        sources = _sources(list(self.steps[number].roots))
+        needed = bool(readers.get(contraction.out, set()) - {number})
         return replace(
             contraction, name=f"k{number}", sources=sources, epilogue=epilogue, keeps_out=needed or not epilogue
         )

@@ -12,7 +12,7 @@ from needle.compiler.render import RenderedKernel
 __all__ = ["share_functions"]
 
 # Into how many places LLVM may copy a function: each copy is optimised by itself, which takes its time.
-_MOST_COPIES = 4
+_MOST_COPIES = 1
 
 
 def share_functions(phases: Sequence[RenderedKernel]) -> list[RenderedKernel]:
@@ -22,7 +22,10 @@ def share_functions(phases: Sequence[RenderedKernel]) -> list[RenderedKernel]:
     """
     known: dict[str, Function] = {}
     shared = [replace(phase, function=known.setdefault(_text(phase.function), phase.function)) for phase in phases]
-    uses = Counter(phase.function.name for phase in shared)
+    uses = Counter[str]()
+    for phase in shared:
+        # Each chunk of a phase that threads share has a call of its own.
+        uses[phase.function.name] += 1 if phase.is_alone else _MOST_COPIES + 1
     for function in known.values():
         if uses[function.name] > _MOST_COPIES and "noinline" not in function.attributes:
             function.attributes = f"noinline {function.attributes}"

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from needle.compiler.graph import Graph, Node, constant_node, make_node
-from needle.compiler.primitives import PRIMITIVES
+from needle.compiler.primitives import ELEMENTWISE, PRIMITIVES
 
 __all__ = ["simplify"]
 
@@ -96,7 +96,7 @@ def _fold_constants(node: Node) -> Node | None:
 
 def _compute_scalars_once(node: Node) -> Node | None:
     """Compute an elementwise node of repeated numbers on the numbers alone, and repeat the result."""
-    if not node.shape or not node.inputs or node.primitive not in _ELEMENTWISE:
+    if not node.shape or not node.inputs or node.primitive not in ELEMENTWISE:
         return None
     numbers = [_scalar(one) for one in node.inputs]
     if any(number is None for number in numbers):
@@ -178,7 +178,6 @@ def _drop_cast_to_own_dtype(node: Node) -> Node | None:
 
 
 _MOVEMENT = ("reshape", "broadcast", "permute", "slice", "pad", "flip")
-_ELEMENTWISE = frozenset(name for name, ufunc in vars(np).items() if isinstance(ufunc, np.ufunc)) | {"where", "cast"}
 
 _RULES: tuple[Callable[[Node], Node | None], ...] = (
     _drop_cast_to_own_dtype,

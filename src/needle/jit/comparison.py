@@ -60,12 +60,12 @@ class _Results(tracing.Observer):
     def __init__(self) -> None:
         self.found: list[tuple[str, str, NDArray[Any]]] = []
 
-    def operator(self, name: str, result: Any, operands: Sequence[Any]) -> None:
+    def operator(self, op: Any, result: Any, operands: Sequence[Any]) -> None:
         """Keep the result."""
         source = str(user_source() or "")
         for one in result if isinstance(result, tuple) else (result,):
             if isinstance(one, (np.ndarray, np.generic)):
-                self.found.append((name, source, np.asarray(one)))
+                self.found.append((op.called, source, np.asarray(one)))
 
 
 @contextmanager

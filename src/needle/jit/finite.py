@@ -20,7 +20,7 @@ __all__ = ["FiniteWatch", "debug_nan", "is_finite", "non_finite_error", "watch_f
 class FiniteWatch(tracing.Observer):
     """Looks at every operator's result as it is computed."""
 
-    def operator(self, name: str, result: Any, operands: Sequence[Any]) -> None:
+    def operator(self, op: Any, result: Any, operands: Sequence[Any]) -> None:
         """Raise where finite operands gave a result that is not.
 
         Raises:
@@ -28,7 +28,7 @@ class FiniteWatch(tracing.Observer):
         """
         if is_finite(result) or not all(map(is_finite, operands)):
             return
-        raise non_finite_error(name, str(user_source() or ""), result)
+        raise non_finite_error(op.called, str(user_source() or ""), result)
 
 
 def is_finite(array: Any) -> bool:

@@ -30,7 +30,6 @@ _P = ParamSpec("_P")
 _R = TypeVar("_R")
 # A function that is traced more often than this for the same form of arguments is told to have a problem.
 _MANY_TRACES = 8
-_DISABLED = os.environ.get("NEEDLE_JIT") == "0"
 _local = threading.local()
 
 
@@ -65,7 +64,7 @@ def _may_compile() -> bool:
 
 
 def _is_disabled() -> bool:
-    return _DISABLED or getattr(_local, "disabled", False)
+    return getattr(_local, "disabled", False) or os.environ.get("NEEDLE_JIT") == "0"
 
 
 class JitFunction(Generic[_P, _R]):
@@ -214,6 +213,11 @@ class JitFunction(Generic[_P, _R]):
         args, kwargs = self._last_call
         return self.fn(*args, **kwargs)
 
+    @property
+    def last_program(self) -> CompiledCall | None:
+        """The program of the last call, None where there was no call."""
+        return self._last
+
     def lower(self, *args: _P.args, **kwargs: _P.kwargs) -> Lowered:
         """Return the program for these arguments without running it, to look at: see `Lowered`."""
         leaves: list[Any] = []
@@ -226,7 +230,16 @@ class JitFunction(Generic[_P, _R]):
 def trace_call(
     fn: Callable[..., Any], args: Any, kwargs: Any, leaves: list[Any], overwrite: bool = True
 ) -> CompiledCall:
-    """Trace and compile one call. Whatever it reads and writes is left as it was.
+    """Trace and compile one call: see `follow_call`."""
+    program = follow_call(fn, args, kwargs, leaves, overwrite)
+    program.compile()
+    return program
+
+
+def follow_call(
+    fn: Callable[..., Any], args: Any, kwargs: Any, leaves: list[Any], overwrite: bool = True
+) -> CompiledCall:
+    """Trace one call. Whatever it reads and writes is left as it was.
 
     Raises:
         TraceError: the function does something that a program cannot: it looks at values, or keeps traced Tensors.
@@ -247,7 +260,7 @@ def trace_call(
             recorder.guard(autocast_dtype, "the dtype of autocast")
             result = fn(*positional, **named)
             _check_numpy_draws(state)
-            objects = free_objects(inspect.unwrap(fn), getattr(fn, "__self__", None))
+            objects = free_objects(fn, [*args, *kwargs.values()], recorder.modules.values())
             program = CompiledCall(recorder, result, objects, mode, overwrite)
     finally:
         recorder.undo_effects()
@@ -256,7 +269,6 @@ def trace_call(
     error = leaked(recorder)
     if error is not None:
         raise error
-    program.compile()
     return program
 
 
@@ -305,9 +317,9 @@ def jit(fn: Any = None, *, static: Sequence[str | int] = (), check: int = 0) -> 
     graph: `backward` belongs inside.
 
     It is followed again where the answer may change: for arguments of another nesting, shape or dtype, for another
-    value of an argument that is no Tensor, in another mode (`train`, `eval`, `no_grad`), where a layer or a variable
-    that it uses was replaced. `cache_info()` counts, `explain()` tells why, `lower(*args)` shows the program,
-    `replay()` makes the last call again without compiling.
+    value of an argument that is no Tensor, in another mode (`train`, `eval`, `no_grad`), where a layer, a variable or
+    a setting in an object of yours that it uses was changed. `cache_info()` counts, `explain()` tells why,
+    `lower(*args)` shows the program, `replay()` makes the last call again without compiling.
 
     Args:
         fn: takes and returns Tensors, arrays, and tuples, lists and dicts of them; any other argument is a constant of
@@ -321,8 +333,8 @@ def jit(fn: Any = None, *, static: Sequence[str | int] = (), check: int = 0) -> 
         CompileError: when called: with `check`, a call that differs from the eager one.
         SettingError: `static` names no argument, or one that is not hashable.
 
-    `NEEDLE_JIT=0` in the environment, or `with ndl.jit.disabled():`, makes every compiled function a plain one again,
-    to be stepped through.
+    `NEEDLE_JIT=0` in the environment (looked up in each call), or `with ndl.jit.disabled():`, makes every compiled
+    function a plain one again, to be stepped through.
 
     Example:
         >>> import needle as ndl

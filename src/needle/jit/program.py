@@ -16,7 +16,7 @@ from needle import autograd, tracing
 from needle.autograd import Tensor, Value
 from needle.compiler import Graph, Node, TracedArray
 from needle.device import random
-from needle.errors import TraceError
+from needle.errors import GradientError, TraceError
 from needle.jit.arguments import map_leaves
 from needle.jit.module_guard import ModuleGuard, ObjectGuard
 from needle.jit.recorder import (
@@ -89,6 +89,22 @@ class CompiledCall:
             return tuple(self._returned(one, outputs) for one in leaf)
         outputs.append(_node(data))
         return _Output(len(outputs) - 1, isinstance(leaf, Value))
+
+    def returned_places(self) -> list[int | Place]:
+        """List what the function returns: the number of an output, or the place of a Tensor that was there before."""
+        places: list[int | Place] = []
+
+        def find(value: Any) -> None:
+            if isinstance(value, _Output):
+                places.append(value.number)
+            elif isinstance(value, _Known):
+                places.append(value.place)
+            elif isinstance(value, (tuple, list, dict)):
+                for one in value.values() if isinstance(value, dict) else value:
+                    find(one)
+
+        find(self.result)
+        return places
 
     def _collect_state(self, outputs: list[Node]) -> dict[int, int]:
         """Make an output of each piece of state that is replaced; return which inputs these may overwrite."""
@@ -390,11 +406,33 @@ class _Known:
         self.place = place
 
 
+class CompiledResult(Tensor):
+    """A Tensor that a compiled function returned: it has no graph, and says so."""
+
+    __slots__ = ()
+
+    def backward(self, out_grad: Tensor | None = None) -> None:
+        """Say where `backward` belongs.
+
+        Raises:
+            GradientError: always, but where the Tensor was made to require a gradient since.
+        """
+        if not self.requires_grad:
+            raise GradientError(
+                "backward: this Tensor was returned by a compiled function, whose results have no graph: call backward "
+                "inside of the function that ndl.jit compiles, and let it return what you need"
+            )
+        super().backward(out_grad)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Tensor.make_const, (self.numpy(), self.requires_grad)
+
+
 def map_marks(value: Any, outputs: Sequence[Any], leaves: Sequence[Any]) -> Any:  # noqa: PLR0911  one line a kind
     """Return a result with its marks replaced by what they stand for."""
     if type(value) is _Output:
         array = outputs[value.number]
-        return Tensor.make_const(array) if value.is_tensor else array
+        return CompiledResult.make_const(array) if value.is_tensor else array
     if type(value) is _Known:
         return find_tensor(value.place, leaves)
     if isinstance(value, tracing.HostNumber):

@@ -140,12 +140,18 @@ class Check:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class OperatorResult:
-    """What an operator of the function returned, for finding the first one that is wrong."""
+    """What an operator of the function returned."""
 
-    name: str
+    op: Any
     node: Node
     source: str
     operands: tuple[Node, ...]
+
+    @property
+    def name(self) -> str:
+        """What the user calls the operator."""
+        name: str = self.op.called
+        return name
 
 
 class Recorder:
@@ -308,13 +314,13 @@ class Recorder:
         """Have `check` look at an array's values in each call."""
         self.checks.append(Check(array.node, check))
 
-    def operator(self, name: str, result: Any, operands: Sequence[Any]) -> None:
+    def operator(self, op: Any, result: Any, operands: Sequence[Any]) -> None:
         """Note an operator's result."""
         source = str(user_source() or "")
         nodes = tuple(one.node for one in operands if type(one) is TracedArray)
         for one in result if isinstance(result, tuple) else (result,):
             if type(one) is TracedArray:
-                self.results.append(OperatorResult(name, one.node, source, nodes))
+                self.results.append(OperatorResult(op, one.node, source, nodes))
 
     def module(self, module: Any) -> None:
         """Note that a module was called: it may use those below it without calling them."""

@@ -17,7 +17,8 @@ from needle import tracing
 from needle.device import Device
 from needle.dtype import as_dtype, is_floating
 from needle.errors import DeviceError, DTypeError, NeedleError
-from needle.nn.parameter import Buffer, Parameter
+from needle.nn.hooks import HookedForward, HookHandle
+from needle.nn.parameter import Buffer, Parameter, in_evaluation
 from needle.nn.state import UnmatchedNames, copy_state, load_state
 
 __all__ = ["Module"]
@@ -144,8 +145,13 @@ class Module:
 
     def train(self: _M, mode: bool = True) -> _M:
         """Set `training` on this module and all below, and return this module."""
-        for _, module in self.named_modules():
+        modules = [module for _, module in self.named_modules()]
+        for module in modules:
             module.training = mode
+        if mode:
+            in_evaluation.difference_update(self.parameters())
+        elif any(map(_asks_for_mode, modules)):
+            in_evaluation.update(self.parameters())
         return self
 
     def eval(self: _M) -> _M:
@@ -187,6 +193,84 @@ class Module:
             if not isinstance(item, Module):
                 _move(item, device, wanted)
         return self
+
+    # ------------------------------------------------------------------------------------------------- hooks
+
+    def register_forward_pre_hook(self, hook: Callable[..., Any]) -> HookHandle:
+        """Have `hook(module, args)` called before each `forward` of this module.
+
+        Where it returns something else than None, that takes the place of the positional arguments: a tuple of them,
+        or the only one. Hooks run in the order of registration. A copy of the module, or a pickled one, has none.
+
+        In a compiled function hooks run while it is followed, not in each call: what they compute from Tensors, and
+        put in place of arguments or into the `.data` of a Tensor that was there before, is in the program.
+
+        Returns:
+            A handle: `handle.remove()` takes the hook away, and so does the end of a `with` block.
+
+        Example:
+            >>> import needle as ndl
+            >>> from needle import nn
+            >>> layer = nn.ReLU()
+            >>> with layer.register_forward_pre_hook(lambda module, args: -args[0]):
+            ...     layer(ndl.Tensor([-1.0, 2.0]))
+            needle.Tensor([1. 0.])
+        """
+        return HookHandle(self, "before", hook)
+
+    def register_forward_hook(self, hook: Callable[..., Any]) -> HookHandle:
+        """Have `hook(module, args, result)` called after each `forward` of this module.
+
+        Where it returns something else than None, that takes the place of the result. For the rest see
+        `register_forward_pre_hook`.
+
+        Example:
+            >>> import needle as ndl
+            >>> from needle import nn
+            >>> model = nn.Sequential(nn.Linear(3, 5), nn.ReLU(), nn.Linear(5, 2))
+            >>> seen = {}
+            >>> for name, module in model.named_modules():
+            ...     handle = module.register_forward_hook(lambda _, args, y, name=name: seen.update({name: y.shape}))
+            >>> y = model(ndl.init.rand(4, 3))
+            >>> seen
+            {'modules.0': (4, 5), 'modules.1': (4, 5), 'modules.2': (4, 2), '': (4, 2)}
+        """
+        return HookHandle(self, "after", hook)
+
+    def register_backward_hook(self, hook: Callable[..., Any]) -> HookHandle:
+        """Have `hook(module, grad_inputs, grad_outputs)` called when `backward` has been through this module.
+
+        Both are tuples, with an entry for each Tensor among the positional arguments and in the result, those in
+        tuples, lists and dicts too: its gradient, or None where it requires none. Where the hook returns something
+        else than None, that takes the place of `grad_inputs` further back. Where no input requires a gradient, the
+        hook is called as soon as those of the results are known.
+
+        A gradient that is itself differentiated runs the reverse pass again, and the hook with it. For the rest see
+        `register_forward_pre_hook`.
+
+        Raises:
+            GradientError: in `backward`: the hook returned too many or too few gradients.
+            ShapeError: in `backward`: it returned one of another shape.
+
+        Example:
+            >>> import needle as ndl
+            >>> from needle import nn
+            >>> layer, x = nn.Tanh(), ndl.Tensor([0.0])
+            >>> handle = layer.register_backward_hook(lambda module, before, after: print(before[0], after[0]))
+            >>> (3 * layer(x)).backward()
+            [3.] [3.]
+        """
+        return HookHandle(self, "backward", hook)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return the attributes for a copy: all, but for hooks, which belong to this object."""
+        state = dict(vars(self))
+        hooked = state.get("forward")
+        if isinstance(hooked, HookedForward):
+            del state["forward"]
+            if hooked.own_forward is not None:
+                state["forward"] = hooked.own_forward
+        return state
 
     # ------------------------------------------------------------------------------------------------ saving
 
@@ -241,6 +325,12 @@ class Module:
 
     def __repr__(self) -> str:
         return "\n".join(_lines(self, ()))
+
+
+def _asks_for_mode(module: Module) -> bool:
+    """Tell whether a module's forward is another one in training, by the names in its code."""
+    code = getattr(type(module).forward, "__code__", None)
+    return code is not None and "training" in code.co_names and getattr(module, "p", None) != 0
 
 
 def _find(path: str, value: object) -> Iterator[tuple[str, Parameter | Buffer | Module]]:

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from typing import Any
+from weakref import WeakSet
 
 from numpy.typing import DTypeLike
 
 from needle.autograd import Tensor
 from needle.device import Device
 
-__all__ = ["Buffer", "Parameter"]
+__all__ = ["Buffer", "Parameter", "in_evaluation"]
+
+# The parameters of models that `eval()` was called on, and not `train()` since, where that makes a difference. By it an
+# optimizer notices that somebody trains a model in evaluation mode.
+in_evaluation: WeakSet[Parameter] = WeakSet()
 
 
 class Parameter(Tensor):

@@ -247,25 +247,24 @@ def _correlate_channels(image: Array, y: Array, windows: Windows) -> Array:
 
 
 def spread(y: Array, weight: Array, windows: Windows, size: Sequence[int]) -> Array:
-    """Spread elements over their windows: (N, *count, O), (*kernel, C/groups, O) → a padded image (N, *size, C).
+    """Spread elements over their windows: (N, *count, O), (*kernel, C/groups, O) → an image (N, *size, C).
 
     Elements of the image that lie at the same place between windows, modulo the stride, are met by the same elements
-    of the kernel: for each such place (a phase) they are a convolution of y, and no zero is multiplied.
+    of the kernel: for each such place (a phase) they are a convolution of y, and no zero is multiplied. Nothing is
+    computed for the padding around the image.
     """
     xp = array_namespace(y)
     weight, windows = _without_dilation_in_strides(weight, windows)
     strides = windows.stride
-    reach = [-(-length // step) for length, step in zip(windows.kernel, strides, strict=True)]
-    front = [apart * (n - 1) for apart, n in zip(windows.dilation, reach, strict=True)]
     steps = [-(-length // step) for length, step in zip(size, strides, strict=True)]
-    back = [max(0, n - have) for n, have in zip(steps, y.shape[1:-1], strict=True)]
+    phases = [_Phase(weight, windows, position) for position in itertools.product(*map(range, strides))]
+    front = [max(0, *(phase.reach[i] - phase.first[i] for phase in phases)) for i in range(len(steps))]
+    ends = [max(phase.first[i] for phase in phases) + n for i, n in enumerate(steps)]
+    back = [max(0, end - have) for end, have in zip(ends, y.shape[1:-1], strict=True)]
     if any(front) or any(back):
         y = xp.pad(y, ((0, 0), *zip(front, back, strict=True), (0, 0)))
-    phases = [
-        _phase(y, weight[tuple(slice(t, None, step) for t, step in zip(phase, strides, strict=True))], windows, steps)
-        for phase in itertools.product(*map(range, strides))
-    ]
-    return phases[0] if len(phases) == 1 else _interleave(phases, strides, size)
+    parts = [phase.compute(y, front, steps) for phase in phases]
+    return parts[0] if len(parts) == 1 else _interleave(parts, strides, size)
 
 
 def _without_dilation_in_strides(weight: Array, windows: Windows) -> tuple[Array, Windows]:
@@ -286,28 +285,37 @@ def _without_dilation_in_strides(weight: Array, windows: Windows) -> tuple[Array
     )
 
 
-def _phase(y: Array, weight: Array, windows: Windows, steps: Sequence[int]) -> Array:
-    """Compute the elements of one phase, `steps` of them along each axis, from the padded y."""
-    xp = array_namespace(y)
-    kernel, groups = tuple(weight.shape[:-2]), windows.groups
-    channels, features = weight.shape[-2], weight.shape[-1] // groups
-    if 0 in kernel:
-        return xp.zeros((y.shape[0], *steps, channels * groups), dtype=y.dtype)
-    needed = [apart * (n - 1) for apart, n in zip(windows.dilation, kernel, strict=True)]
-    # The padding in front is that of the longest kernel of all phases, and reaches back from the first element.
-    front = [
-        apart * (-(-n // step) - 1)
-        for apart, n, step in zip(windows.dilation, windows.kernel, windows.stride, strict=True)
-    ]
-    parts = zip(front, needed, steps, strict=True)
-    y = y[(slice(None), *(slice(skip - reach, skip + n) for skip, reach, n in parts))]
-    grouped = xp.reshape(weight, (*kernel, channels, groups, features))
-    turned = xp.flip(xp.moveaxis(grouped, -1, -3), axis=tuple(range(len(kernel))))
-    # (*kernel, features, channels, groups) → (*kernel, features, groups · channels)
-    turned = xp.reshape(xp.matrix_transpose(turned), (*kernel, features, groups * channels))
-    one = (1,) * len(kernel)
-    reach = tuple(n + 1 for n in needed)
-    return convolve(y, turned, Windows(kernel, one, ((0, 0),) * len(kernel), windows.dilation, reach, groups))
+class _Phase:
+    """The elements of an image at one place between windows: a convolution of y with a part of the kernel."""
+
+    def __init__(self, weight: Array, windows: Windows, position: Sequence[int]) -> None:
+        """Find the part for elements stride · j + position of the image, j = 0, 1, …"""
+        places = [at + before for at, (before, _) in zip(position, windows.padding, strict=True)]
+        offsets = [slice(at % step, None, step) for at, step in zip(places, windows.stride, strict=True)]
+        self.weight = weight[tuple(offsets)]
+        self.windows = windows
+        # Where in y the window of element j = 0 ends, and how far back it reaches.
+        self.first = [at // step for at, step in zip(places, windows.stride, strict=True)]
+        self.reach = [apart * (n - 1) for apart, n in zip(windows.dilation, self.weight.shape, strict=False)]
+
+    def compute(self, y: Array, front: Sequence[int], steps: Sequence[int]) -> Array:
+        """Compute the first `steps` elements along each axis of y, which has zeros in front."""
+        xp = array_namespace(y)
+        weight, groups = self.weight, self.windows.groups
+        kernel, channels, features = weight.shape[:-2], weight.shape[-2], weight.shape[-1] // groups
+        if 0 in kernel:
+            return xp.zeros((y.shape[0], *steps, channels * groups), dtype=y.dtype)
+        starts = [skip + at - back for skip, at, back in zip(front, self.first, self.reach, strict=True)]
+        parts = zip(starts, self.reach, steps, strict=True)
+        y = y[(slice(None), *(slice(start, start + back + n) for start, back, n in parts))]
+        grouped = xp.reshape(weight, (*kernel, channels, groups, features))
+        turned = xp.flip(xp.moveaxis(grouped, -1, -3), axis=tuple(range(len(kernel))))
+        # (*kernel, features, channels, groups) → (*kernel, features, groups · channels)
+        turned = xp.reshape(xp.matrix_transpose(turned), (*kernel, features, groups * channels))
+        one = (1,) * len(kernel)
+        none = ((0, 0),) * len(kernel)
+        reach = tuple(back + 1 for back in self.reach)
+        return convolve(y, turned, Windows(kernel, one, none, self.windows.dilation, reach, groups))
 
 
 def _interleave(phases: Sequence[Array], strides: Sequence[int], size: Sequence[int]) -> Array:
@@ -432,9 +440,7 @@ class ConvTranspose(Convolution):
             raise ShapeError(f"{a.shape[-1]} input channels are not divisible into {self.groups} groups")
         windows = self.windows(b.shape[:-2])
         size = self._size(a.shape[1:-1], windows)
-        padded = spread(a, b, windows, windows.padded_size(size))
-        starts = zip(windows.padding, size, strict=True)
-        return padded[(slice(None), *(slice(before, before + n) for (before, _), n in starts))]
+        return spread(a, b, windows, size)
 
     def _size(self, count: Sequence[int], windows: Windows) -> tuple[int, ...]:
         """Return the result's spatial lengths."""

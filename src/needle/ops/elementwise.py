@@ -180,8 +180,10 @@ _FAR = 40.0
 
 
 def error_function(a: Array) -> Array:
-    """Return erf of a raw array, to the last digit or two of its dtype. NumPy and the array API have none."""
+    """Return erf of a raw array, to the last digit or two of its dtype. NumPy has none, the compiler has."""
     xp = array_namespace(a)
+    if hasattr(xp, "erf"):
+        return xp.erf(a)
     size = xp.abs(a)
     # Outside its own range each branch is given an argument inside it, so that nothing overflows.
     inner = xp.where(size <= 0.46875, a, xp.zeros_like(a))

@@ -29,14 +29,24 @@ class MatMul(TensorOp):
             raise ShapeError(f"inner dimensions differ: a.shape[-1] = {a.shape[-1]}, b.shape[-2] = {b.shape[-2]}")
         if a.ndim > 2 and b.ndim > 2 and (rule := broadcast_rule([a.shape[:-2], b.shape[:-2]])):
             raise ShapeError(f"the batch axes differ: {rule}")
-        return array_namespace(a).matmul(a, b)
+        xp = array_namespace(a)
+        if a.ndim > 2 and b.ndim == 2:  # one product of all rows
+            return xp.reshape(xp.matmul(xp.reshape(a, (-1, a.shape[-1])), b), (*a.shape[:-1], b.shape[-1]))
+        return xp.matmul(a, b)
 
     def gradient(self, out_grad: Tensor, node: Tensor) -> tuple[Tensor | None, ...]:
         a, b = node.inputs
         return (
             unbroadcast(matmul(out_grad, transpose(b)), a.shape) if a.requires_grad else None,
-            unbroadcast(matmul(transpose(a), out_grad), b.shape) if b.requires_grad else None,
+            _right_gradient(a, b, out_grad) if b.requires_grad else None,
         )
+
+
+def _right_gradient(a: Tensor, b: Tensor, out_grad: Tensor) -> Tensor:
+    """Return the sum of aᵀ @ g over the batch axes along which b was repeated."""
+    if a.ndim > 2 and b.ndim == 2:
+        a, out_grad = (reshape(one, (-1, one.shape[-1])) for one in (a, out_grad))
+    return unbroadcast(matmul(transpose(a), out_grad), b.shape)
 
 
 def matmul(a: Tensor, b: Tensor) -> Tensor:

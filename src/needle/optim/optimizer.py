@@ -7,6 +7,7 @@ place. It never changes an array that somebody else may hold: parameters are giv
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from types import SimpleNamespace
@@ -18,6 +19,7 @@ from needle.autograd import Gradient, Tensor
 from needle.device import Array, array_namespace
 from needle.dtype import float32, is_narrow
 from needle.errors import DTypeError, ShapeError
+from needle.nn.parameter import in_evaluation
 from needle.optim import clipping, groups, state
 from needle.optim.groups import check_setting
 from needle.tracing import guard, host_effect, host_number
@@ -62,6 +64,7 @@ class Optimizer:
             check_setting(type(self).__name__, name, value)
         self.params, self.groups = groups.make_groups(params, settings)
         self.t = 0
+        self._warned: set[str] = set()
         for name, value in settings.items():
             setattr(self, name, value)
         for name in self.state_names:
@@ -113,7 +116,8 @@ class Optimizer:
             self._step_all(condition.realize_cached_data())
 
     def _step_all(self, condition: Array | None) -> None:
-        guard(lambda: tuple(len(group["params"]) for group in self.groups), "an optimizer's groups")
+        guard(self._membership, "an optimizer's groups")
+        self._warn_of_mistakes()
         work = [(self._hyperparameters(group), self._operands(group)) for group in self.groups]
         host_effect(partial(self._count_steps, 1), partial(self._count_steps, -1))
         for h, operands in work:
@@ -122,11 +126,19 @@ class Optimizer:
             for parameter, theta, g in operands:
                 self._step_one(parameter, theta, g, h, memories, condition)
 
+    def _warn_of_mistakes(self) -> None:
+        """Warn, once, of what is hardly ever meant: gradients of an earlier step, a model in evaluation mode."""
+        for mistake, is_made in _MISTAKES.items():
+            if mistake not in self._warned and is_made(self.params):
+                self._warned.add(mistake)
+                warnings.warn(f"{type(self).__name__}.step: {mistake}", stacklevel=4)
+
     def _count_steps(self, steps: int) -> None:
         self.t += steps
 
     def reset_grad(self) -> None:
         """Forget all gradients."""
+        guard(self._all_params, "an optimizer's parameters")
         for parameter in self.params:
             parameter.grad = None
 
@@ -204,7 +216,15 @@ class Optimizer:
         if isinstance(parameter.grad, Gradient):
             parameter.grad.release_graph()
 
+    def _membership(self) -> tuple[tuple[int, ...], ...]:
+        """Tell which groups there are, and which parameters are in them: by identity, for guards of compiled steps."""
+        return tuple((id(group), *map(id, group["params"])) for group in self.groups)
+
+    def _all_params(self) -> tuple[int, ...]:
+        return tuple(map(id, self.params))
+
     def _with_gradient(self) -> list[Tensor]:
+        guard(self._all_params, "an optimizer's parameters")
         return list(dict.fromkeys(parameter for parameter in self.params if parameter.grad is not None))
 
     def _operands(self, group: dict[str, Any]) -> list[tuple[Tensor, Array, Array]]:
@@ -235,6 +255,22 @@ class Optimizer:
 
     def _number(self, group: dict[str, Any], name: str) -> Any:
         return _number(self._setting(group, name), self.t)
+
+
+def _is_stale(params: Sequence[Tensor]) -> bool:
+    return any(isinstance(p.grad, Gradient) and p.grad.is_released for p in params)
+
+
+def _is_in_evaluation(params: Sequence[Tensor]) -> bool:
+    return bool(in_evaluation) and all(p in in_evaluation for p in params)
+
+
+_MISTAKES: dict[str, Callable[[Sequence[Tensor]], bool]] = {
+    "a gradient is that of an earlier step: no backward() has reached its parameter since. Call reset_grad() before "
+    "each backward(), so that old gradients are forgotten": _is_stale,
+    "all parameters are of a model in evaluation mode, in which layers such as dropout and batch normalisation do not "
+    "train. Call model.train() before training, and after each evaluation": _is_in_evaluation,
+}
 
 
 def _number(value: Any, step: int) -> Any:

@@ -1,0 +1,284 @@
+"""What changes outside of a compiled function between its calls is seen by the next one."""
+
+from dataclasses import dataclass, field
+from functools import partial
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+import needle as ndl
+from needle import nn, optim
+
+
+def tensor(*values, **options):
+    return ndl.Tensor(np.array(values, dtype=np.float32), **options)
+
+
+@dataclass
+class Inner:
+    scale: float = 2.0
+
+
+@dataclass
+class Config:
+    inner: Inner = field(default_factory=Inner)
+    sizes: list = field(default_factory=lambda: [1.0, 2.0])
+    shift: float = 0.0
+
+    @property
+    def factor(self):
+        return self.inner.scale
+
+    def apply(self, x):
+        return x * self.factor
+
+
+@dataclass(slots=True)
+class Slotted:
+    scale: float = 2.0
+
+
+class Scaled(nn.Module):
+    """Uses settings that lie in something else than itself."""
+
+    def __init__(self, settings, read):
+        self.settings = settings
+        self.read = read
+
+    def forward(self, x):
+        return x * self.read(self.settings)
+
+
+def set_key(settings):
+    settings["a"]["scale"] = 3.0
+
+
+def set_inner(settings):
+    settings.inner.scale = 3.0
+
+
+def replace_inner(settings):
+    settings.inner = Inner(3.0)
+
+
+def set_scale(settings):
+    settings.scale = 3.0
+
+
+def set_size(settings):
+    settings.sizes[1] = 3.0
+
+
+SETTINGS = {
+    "attribute of an attribute": (Config, lambda c: c.inner.scale, set_inner),
+    "replaced object": (Config, lambda c: c.inner.scale, replace_inner),
+    "property": (Config, lambda c: c.factor, set_inner),
+    "list in an object": (Config, lambda c: c.sizes[1], set_size),
+    "slots": (Slotted, lambda c: c.scale, set_scale),
+    "namespace": (lambda: SimpleNamespace(scale=2.0), lambda c: c.scale, set_scale),
+    "dict in a dict": (lambda: {"a": {"scale": 2.0}}, lambda c: c["a"]["scale"], set_key),
+    "object in a list": (lambda: [Inner()], lambda c: c[0].scale, lambda c: set_scale(c[0])),
+    "object in a dict": (lambda: {"a": Inner()}, lambda c: c["a"].scale, lambda c: set_scale(c["a"])),
+}
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_settings_of_a_module_that_change_where_they_lie_are_seen(name):
+    make, read, change = SETTINGS[name]
+    model = Scaled(make(), read)
+    f = ndl.jit(model)
+    for _ in range(2):
+        assert f(tensor(1, 2)).numpy().tolist() == [2, 4]
+    change(model.settings)
+    for _ in range(2):
+        assert f(tensor(1, 2)).numpy().tolist() == [3, 6]
+    assert f.cache_info().traces == 2
+    assert "Scaled.settings" in f.explain()
+
+
+@pytest.mark.parametrize("name", [name for name in SETTINGS if name not in ("object in a list", "object in a dict")])
+def test_settings_that_a_function_uses_are_seen(name):
+    make, read, change = SETTINGS[name]
+    settings = make()
+    f = ndl.jit(lambda x: x * read(settings))
+    for _ in range(2):
+        assert f(tensor(1, 2)).numpy().tolist() == [2, 4]
+    change(settings)
+    for _ in range(2):
+        assert f(tensor(1, 2)).numpy().tolist() == [3, 6]
+    assert f.cache_info().traces == 2
+
+
+def test_reasons_name_the_place():
+    config = Config()
+    model = Scaled({"net": config}, lambda settings: settings["net"].inner.scale)
+    f = ndl.jit(model)
+    f(tensor(1))
+    config.inner.scale = 5.0
+    f(tensor(1))
+    assert f.explain() == "trace 2: Scaled.settings['net'].inner.scale: 2.0, now 5.0"
+    model.settings["more"] = 1
+    f(tensor(1))
+    del model.settings["more"]
+    f(tensor(1))
+    assert f.explain().splitlines()[1] == "trace 3: Scaled.settings['more']: 'absent', now 1"
+    assert f.cache_info().traces == 3  # the program before fits again
+
+
+def test_methods_of_a_plain_object_are_followed():
+    config = Config()
+    f = ndl.jit(lambda x: config.apply(x) + 0)
+    assert f(tensor(1, 2)).numpy().tolist() == [2, 4]
+    config.inner.scale = 3.0
+    assert f(tensor(1, 2)).numpy().tolist() == [3, 6]
+
+
+FACTOR = 2.0
+
+
+def by_factor(x):
+    return sum([x * FACTOR for _ in range(1)], 0)
+
+
+def test_globals_of_a_function_that_is_called_are_seen(monkeypatch):
+    f = ndl.jit(lambda x: by_factor(x) + 0)
+    assert f(tensor(1, 2)).numpy().tolist() == [2, 4]
+    monkeypatch.setitem(globals(), "FACTOR", 3.0)
+    assert f(tensor(1, 2)).numpy().tolist() == [3, 6]
+
+
+class ByFactor(nn.Module):
+    def forward(self, x):
+        return x * FACTOR
+
+
+def test_globals_of_a_module_are_seen(monkeypatch):
+    model = nn.Sequential(ByFactor())
+    f = ndl.jit(model)
+    assert f(tensor(1, 2)).numpy().tolist() == [2, 4]
+    monkeypatch.setitem(globals(), "FACTOR", 3.0)
+    assert f(tensor(1, 2)).numpy().tolist() == [3, 6]
+
+
+def test_objects_among_the_arguments_are_watched():
+    config = Config()
+    f = ndl.jit(lambda x, config: x * config.inner.scale)
+    assert f(tensor(1, 2), config).numpy().tolist() == [2, 4]
+    config.inner.scale = 3.0
+    assert f(tensor(1, 2), config).numpy().tolist() == [3, 6]
+    assert f(tensor(1, 2), config=config).numpy().tolist() == [3, 6]
+
+
+def test_what_wrapped_functions_use_is_watched():
+    config = Config()
+    inner = ndl.jit(lambda x: x * config.inner.scale)
+    for f in (ndl.jit(lambda x: inner(x) + 0), ndl.jit(partial(lambda c, x: x * c.inner.scale, config))):
+        for scale in (2.0, 3.0):
+            config.inner.scale = scale
+            assert f(tensor(1, 2)).numpy().tolist() == [scale, 2 * scale]
+
+
+def test_the_jitted_method_s_own_object_is_watched_deeply():
+    class Trainer:
+        def __init__(self):
+            self.config = Config()
+
+        def scaled(self, x):
+            return x * self.config.inner.scale
+
+        @ndl.jit
+        def step(self, x):
+            return self.scaled(x)
+
+    trainer = Trainer()
+    step = ndl.jit(trainer.scaled)
+    for scale in (2.0, 3.0):
+        trainer.config.inner.scale = scale
+        assert step(tensor(1)).numpy().tolist() == [scale]
+        assert trainer.step(tensor(1)).numpy().tolist() == [scale]
+
+
+def test_equal_lists_in_the_place_of_others_need_no_trace():
+    model = Scaled({"sizes": [1, 2]}, lambda settings: settings["sizes"][1])
+    f = ndl.jit(model)
+    f(tensor(1))
+    model.settings["sizes"] = [1, 2]
+    f(tensor(1))
+    assert f.cache_info().traces == 1
+    model.settings["sizes"][1] = 7
+    assert f(tensor(1)).numpy().tolist() == [7]
+
+
+def test_objects_that_hold_each_other_end():
+    one, other = SimpleNamespace(scale=2.0), SimpleNamespace()
+    one.other, other.one = other, one
+    model = Scaled(one, lambda settings: settings.other.one.scale)
+    f = ndl.jit(model)
+    assert f(tensor(1)).numpy().tolist() == [2]
+    one.scale = 3.0
+    assert f(tensor(1)).numpy().tolist() == [3]
+
+
+# ------------------------------------------------------------------------------------------------- optimizers
+
+
+def make_step(opt, weights):
+    @ndl.jit
+    def step(x):
+        opt.reset_grad()
+        loss = sum((w * x).sum() for w in weights)
+        loss.backward()
+        opt.step()
+        return loss
+
+    return step
+
+
+def test_a_replaced_parameter_of_an_optimizer_is_seen():
+    first, second = tensor(1, 1), tensor(1, 1)
+    opt = optim.SGD([first], lr=1.0)
+    step = make_step(opt, [first, second])
+    step(tensor(1, 2))
+    opt.params[0] = opt.groups[0]["params"][0] = second
+    step(tensor(1, 2))
+    np.testing.assert_array_equal(first.numpy(), [0, -1])
+    np.testing.assert_array_equal(second.numpy(), [0, -1])
+    assert "an optimizer's" in step.explain()
+
+
+def test_replaced_groups_of_an_optimizer_are_seen():
+    w = tensor(1, 1)
+    opt = optim.SGD([{"params": [w], "lr": 1.0}])
+    step = make_step(opt, [w])
+    step(tensor(1, 2))
+    opt.groups[0] = {"params": [w], "lr": 2.0}
+    step(tensor(1, 2))
+    np.testing.assert_array_equal(w.numpy(), [-2, -5])
+    opt.groups[0]["lr"] = 3.0
+    step(tensor(1, 2))
+    np.testing.assert_array_equal(w.numpy(), [-5, -11])
+    assert step.cache_info().traces == 2  # a number in a group is an input
+
+
+def test_a_parameter_that_moves_between_groups_is_seen():
+    one, other = tensor(1.0), tensor(1.0)
+    opt = optim.SGD([{"params": [one], "lr": 1.0}, {"params": [other], "lr": 2.0}])
+    step = make_step(opt, [one, other])
+    step(tensor(1))
+    opt.groups[0]["params"], opt.groups[1]["params"] = [other], [one]
+    step(tensor(1))
+    assert (one.numpy().tolist(), other.numpy().tolist()) == ([-2], [-2])
+
+
+def test_parameters_added_to_what_is_forgotten_are_seen():
+    w, other = tensor(1.0), tensor(1.0)
+    opt = optim.SGD([w], lr=1.0)
+    step = make_step(opt, [w])
+    step(tensor(1))
+    other.grad = tensor(1.0)
+    opt.params.append(other)
+    opt.reset_grad()
+    other.grad = tensor(1.0)
+    step(tensor(1))
+    assert other.grad is None
