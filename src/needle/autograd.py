@@ -134,6 +134,8 @@ class Op:
     differentiable: bool = True
     # False for operators that only move or store numbers: they see float16 and bfloat16 arrays as they are.
     computes_wide: bool = True
+    # False for operators made of others that a recorder has been told of, one by one, with these very results.
+    is_told: bool = True
     # Inside `ndl.autocast`: "narrow" for products, which take their inputs in the narrow dtype; "wide" for what would
     # lose too much by it; None for what takes its inputs as they come.
     precision: Literal["narrow", "wide"] | None = None
@@ -234,7 +236,7 @@ def _run(op: Op, inputs: Sequence[Value]) -> Any:
 def _tell(op: Op, result: Any, operands: Sequence[Any]) -> None:
     """Tell this thread's recorder, where there is one, of an operator's result."""
     recorder = tracing.recorder()
-    if recorder is not None:
+    if recorder is not None and op.is_told:
         recorder.operator(op, result, operands)
 
 

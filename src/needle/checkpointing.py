@@ -150,6 +150,7 @@ class Recomputed(TensorTupleOp):
 
     name = "checkpoint"
     computes_wide = False
+    is_told = False
 
     def __init__(self, segment: _Segment, arrays: Sequence[Array]) -> None:
         self.segment = segment
