@@ -1,6 +1,8 @@
 """Loaded ONNX models compute what ONNX Runtime computes, and are modules like any other."""
 
+import io
 import pickle
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -157,6 +159,33 @@ CASES = {
     "InstanceNormalization": ("InstanceNormalization", [f(2, 3, 4)], [f(3), f(3)], {}),
     "LayerNormalization": ("LayerNormalization", [f(2, 3, 4)], [f(3, 4), f(3, 4)], {"axis": 1}),
     "LayerNormalization last": ("LayerNormalization", [f(2, 3, 4)], [f(4)], {}),
+    "LSTM": ("LSTM", [f(5, 2, 3)], [f(1, 16, 3), f(1, 16, 4), f(1, 32)], {"hidden_size": 4, "results": 3}),
+    "LSTM both ways": (
+        "LSTM",
+        [f(5, 2, 3)],
+        [f(2, 16, 3), f(2, 16, 4), f(2, 32), None, f(2, 2, 4), f(2, 2, 4)],
+        {"hidden_size": 4, "results": 3, "direction": "bidirectional"},
+    ),
+    "LSTM backwards": (
+        "LSTM",
+        [f(5, 2, 3)],
+        [f(1, 16, 3), f(1, 16, 4)],
+        {"hidden_size": 4, "results": 2, "direction": "reverse"},
+    ),
+    "GRU": (
+        "GRU",
+        [f(5, 2, 3)],
+        [f(2, 12, 3), f(2, 12, 4), f(2, 24)],
+        {"hidden_size": 4, "results": 2, "direction": "bidirectional", "linear_before_reset": 1},
+    ),
+    "RNN": ("RNN", [f(5, 1, 3)], [f(1, 4, 3), f(1, 4, 4), f(1, 8)], {"hidden_size": 4, "results": 2}),
+    "RNN relu": ("RNN", [f(5, 1, 3)], [f(1, 4, 3), f(1, 4, 4)], {"hidden_size": 4, "activations": ["Relu"]}),
+    "ReduceL1": ("ReduceL1", [f(2, 3)], [i(1)], {}),
+    "ReduceLogSumExp": ("ReduceLogSumExp", [f(2, 3)], [i(1)], {}),
+    "CumSum backwards": ("CumSum", [f(3, 4)], [i(1).reshape(())], {"reverse": 1, "exclusive": 1}),
+    "MaxPool rounded up": ("MaxPool", [f(1, 2, 6, 7)], [], {"kernel_shape": [3, 3], "strides": [2, 2], "ceil_mode": 1}),
+    "ArgMax last": ("ArgMax", [np.ones((2, 3), "float32")], [], {"axis": 1, "select_last_index": 1}),
+    "LRN": ("LRN", [f(2, 5, 3, 1)], [], {"size": 3, "alpha": 0.1, "bias": 2.0}),
     "Softmax axis": ("Softmax", [f(2, 3, 4)], [], {"axis": 1}),
 }
 
@@ -172,6 +201,45 @@ def test_operators_give_the_results_of_onnx_runtime(name):
         for one, other in zip(flatten(function(*tensors)), expected, strict=True):
             assert (one.dtype, one.shape) == (other.dtype, other.shape)
             np.testing.assert_allclose(one.numpy(), other, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["squeezenet", "shufflenet", "zfnet512"])
+def test_networks_that_come_with_onnx_are_computed(name):
+    folder = Path(onnx.__file__).parent / "backend" / "test" / "data" / "light"
+    if not (folder / f"light_{name}.onnx").exists():
+        pytest.skip("this version of onnx comes without its light networks")
+    loaded = ndl.onnx.load(folder / f"light_{name}.onnx")
+    expected = onnx.TensorProto.FromString((folder / f"light_{name}_output_0.pb").read_bytes())
+    with ndl.no_grad():
+        y = loaded(ndl.init.ones(1, 3, 224, 224))
+    np.testing.assert_allclose(y.numpy(), onnx.numpy_helper.to_array(expected), rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("kind", ["convolutional", "recurrent"])
+def test_what_pytorch_exports_is_computed(kind):
+    torch = pytest.importorskip("torch")
+    tnn = torch.nn
+    torch.manual_seed(0)
+    if kind == "convolutional":
+        layers = [
+            tnn.Conv2d(1, 4, 3),
+            tnn.BatchNorm2d(4),
+            tnn.ReLU(),
+            tnn.MaxPool2d(2),
+            tnn.Flatten(),
+            tnn.Linear(36, 3),
+        ]
+        theirs, x = tnn.Sequential(*layers).eval(), torch.rand(2, 1, 8, 8)
+    else:
+        theirs, x = tnn.LSTM(3, 4, 2, bidirectional=True).eval(), torch.rand(5, 2, 3)
+    file = io.BytesIO()
+    torch.onnx.export(theirs, (x,), file, dynamo=False)
+    loaded = ndl.onnx.load(file.getvalue())
+    with torch.no_grad():
+        expected = flatten(tuple(one.numpy() for one in torch.utils._pytree.tree_leaves(theirs(x))))
+    for one, other in zip(flatten(loaded(ndl.from_dlpack(x))), expected, strict=True):
+        np.testing.assert_allclose(one.numpy(), other, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", LAYERS)

@@ -25,7 +25,7 @@ from needle.compiler.host import host
 
 __all__ = ["cache_folder", "cached_object"]
 
-_MAGIC = b"needle object 2\n"
+_MAGIC = b"needle object 2\n"  # its number changes whenever what is kept is laid out otherwise
 _SUFFIX = ".needle-object"
 # A write in so many looks whether the folder has become too large.
 _LOOK_EVERY = 16

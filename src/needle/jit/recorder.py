@@ -8,6 +8,7 @@ it goes well or not, and no other thread sees anything of it.
 
 from __future__ import annotations
 
+import gc
 import threading
 import weakref
 from collections.abc import Callable, Hashable, Iterator, Sequence
@@ -437,16 +438,25 @@ def _eager_mode() -> Iterator[None]:
 
 def leaked(recorder: Recorder) -> TraceError | None:
     """Return what to raise where a Tensor that was made while tracing is still held by somebody."""
+    if _first_alive(recorder) is not None:
+        gc.collect()  # objects that hold each other, such as those of hooks, go only now
+    node = _first_alive(recorder)
+    if node is None:
+        return None
+    made = f" at {node.source}" if node.source else ""
+    return TraceError(
+        f"a Tensor{made} that was made while the function was compiled is kept outside of it (in a list, an "
+        "attribute, a global), where it never gets values: return it from the function, or assign it to the "
+        ".data of a Tensor that was there before"
+    )
+
+
+def _first_alive(recorder: Recorder) -> Node | None:
+    """Return what computes the first Tensor that is alive and has no values."""
     for reference in recorder.born:
         value = reference()
-        if value is None:
-            continue
-        data = _SLOTS["cached_data"].__get__(value)
-        if type(data) is TracedArray:
-            made = f" at {data.node.source}" if data.node.source else ""
-            return TraceError(
-                f"a Tensor{made} that was made while the function was compiled is kept outside of it (in a list, an "
-                "attribute, a global), where it never gets values: return it from the function, or assign it to the "
-                ".data of a Tensor that was there before"
-            )
+        if value is not None:
+            data = _SLOTS["cached_data"].__get__(value)
+            if type(data) is TracedArray:
+                return data.node
     return None

@@ -13,16 +13,16 @@ from numpy.typing import NDArray
 
 from needle import tracing
 from needle.autograd import Tensor, no_grad
+from needle.dtype import is_floating
 from needle.errors import CheckpointError, DTypeError, NeedleError
 from needle.nn import Buffer, Module, Parameter
 from needle.onnx.operators import OPERATORS, Call
 from needle.onnx.writer import onnx_package
-from needle.train.names import nearest
 
 __all__ = ["OnnxModel", "load"]
 
 # Operators mean the same from here on as in the table; older files are converted to the first.
-_OPERATOR_SETS = range(13, 27)
+_OPERATOR_SETS = range(13, 29)
 _CONVERTED_TO = 18
 _STATISTICS = {"BatchNormalization": (3, 4)}
 
@@ -67,7 +67,8 @@ class OnnxModel(Module):
         values.update(zip(self.input_names, inputs, strict=True))
         for call in self.calls:
             result = _run(call, [values[name] for name in call.inputs])
-            values.update(zip(call.results, result if isinstance(result, tuple) else (result,), strict=False))
+            found = zip(call.results, result if isinstance(result, tuple) else (result,), strict=False)
+            values.update((name, value) for name, value in found if name)
         results = tuple(_as_tensor(values[name]) for name in self.output_names)
         return results[0] if len(results) == 1 else results
 
@@ -137,7 +138,7 @@ def load(source: str | os.PathLike[str] | bytes | Any) -> OnnxModel:
         else:
             calls.append(_call(node))
     statistics = {call.inputs[place] for call in calls for place in _STATISTICS.get(call.operator, ())}
-    owned = {one.name for one in graph.initializer if arrays[one.name].dtype.kind == "f" and arrays[one.name].ndim}
+    owned = {one.name for one in graph.initializer if is_floating(arrays[one.name].dtype) and arrays[one.name].ndim}
     tensors: dict[str, Parameter | Buffer] = {
         name: Buffer(arrays[name]) if name in statistics else Parameter(arrays[name])
         for name in arrays
@@ -181,8 +182,7 @@ def _in_known_operators(model: Any) -> Any:
         raise CheckpointError(f"the model's operators are of version {version}; known are up to {_OPERATOR_SETS[-1]}")
     unknown = sorted({node.op_type for node in model.graph.node} - OPERATORS.keys() - {"Constant"})
     if unknown:
-        listed = ", ".join(f"{name}{nearest(name, OPERATORS)}" for name in unknown)
-        raise CheckpointError(f"the model has operators that Needle has not: {listed}")
+        raise CheckpointError(f"the model has operators that Needle has not: {', '.join(unknown)}")
     return model
 
 
@@ -207,4 +207,4 @@ def _call(node: Any) -> Call:
             attributes[name] = onnx.numpy_helper.to_array(value)
     if node.op_type == "Cast":
         attributes["to"] = onnx.helper.tensor_dtype_to_np_dtype(attributes["to"])
-    return Call(node.op_type, attributes, tuple(node.input), tuple(name for name in node.output if name))
+    return Call(node.op_type, attributes, tuple(node.input), tuple(node.output))

@@ -18,7 +18,9 @@ from numpy.typing import NDArray
 
 from needle import ops
 from needle.autograd import Tensor
+from needle.dtype import is_floating
 from needle.errors import CheckpointError, DTypeError
+from needle.ops.recurrence import GRURecurrence, LSTMRecurrence, Recurrence, RNNRecurrence
 
 __all__ = ["OPERATORS", "Call"]
 
@@ -27,7 +29,10 @@ Value: TypeAlias = "Tensor | NDArray[Any] | None"
 
 @dataclass(frozen=True)
 class Call:
-    """One operator of a loaded model: `operator`, its `attributes`, the names of its inputs and results."""
+    """One operator of a loaded model: `operator`, its `attributes`, the names of its inputs and results.
+
+    The name of an input or a result that is left out is empty.
+    """
 
     operator: str
     attributes: Mapping[str, Any]
@@ -78,7 +83,7 @@ def _fold(function: Callable[[Tensor, Tensor], Tensor]) -> Rule:
 
 def _divide(call: Call, a: Value, b: Value) -> Tensor:
     a, b = tensor(a), tensor(b)
-    if a.dtype.kind == "f":
+    if is_floating(a.dtype):
         return a / b
     return ops.astype(ops.sign(quotient := a / b) * ops.floor(ops.abs(quotient)), a.dtype)
 
@@ -94,7 +99,7 @@ def _modulo(call: Call, a: Value, b: Value) -> Tensor:
     a, b = tensor(a), tensor(b)
     if call.get("fmod", 0):
         quotient = a / b
-        return a - ops.sign(quotient) * ops.floor(ops.abs(quotient)) * b
+        return ops.astype(a - ops.sign(quotient) * ops.floor(ops.abs(quotient)) * b, a.dtype)
     return ops.astype(a - ops.floor(a / b) * b, a.dtype)
 
 
@@ -106,7 +111,10 @@ def _clip(call: Call, x: Value, low: Value = None, high: Value = None) -> Tensor
 
 def _is_infinite(call: Call, x: Value) -> Tensor:
     y = tensor(x)
-    return _not(ops.astype(ops.maximum(_number(ops.isfinite(y)), _number(ops.isnan(y))), "bool"))
+    infinite = ops.multiply(_number(_not(ops.isfinite(y))), _number(_not(ops.isnan(y))))
+    above, below = (ops.multiply(infinite, _number(flags)) for flags in (ops.greater(y, 0), ops.less(y, 0)))
+    wanted = [flags for flags, side in ((above, "positive"), (below, "negative")) if call.get(f"detect_{side}", 1)]
+    return ops.astype(reduce(ops.add, wanted, 0 * infinite), "bool")
 
 
 def _number(flags: Tensor) -> Tensor:
@@ -128,7 +136,7 @@ def _where(call: Call, condition: Value, a: Value, b: Value) -> Tensor:
 def _cast(call: Call, x: Value) -> Tensor:
     dtype = call.get("to")
     y = tensor(x)
-    if np.dtype(dtype).kind in "iu" and y.dtype.kind == "f":
+    if np.dtype(dtype).kind in "iu" and is_floating(y.dtype):
         y = ops.sign(y) * ops.floor(ops.abs(y))
     return ops.astype(y, dtype)
 
@@ -172,14 +180,21 @@ def _reduction(function: Callable[..., Tensor]) -> Rule:
 
 
 def _arg(function: Callable[..., Tensor]) -> Rule:
-    return lambda call, x: function(tensor(x), call.get("axis", 0), bool(call.get("keepdims", 1)))
+    def rule(call: Call, x: Value) -> Tensor:
+        y, axis = tensor(x), call.get("axis", 0)
+        if not call.get("select_last_index", 0):
+            return function(y, axis, bool(call.get("keepdims", 1)))
+        return y.shape[axis] - 1 - function(ops.flip(y, axis), axis, bool(call.get("keepdims", 1)))
+
+    return rule
 
 
 def _cumsum(call: Call, x: Value, axis: Value) -> Tensor:
-    if call.get("exclusive", 0) or call.get("reverse", 0):
-        raise call.fail("exclusive or reverse")
     (place,) = call.fixed(axis, "axis")
-    return ops.cumsum(tensor(x), place)
+    y = ops.flip(tensor(x), place) if call.get("reverse", 0) else tensor(x)
+    total = ops.cumsum(y, place)
+    total = total - y if call.get("exclusive", 0) else total
+    return ops.flip(total, place) if call.get("reverse", 0) else total
 
 
 def _matmul(call: Call, a: Value, b: Value) -> Tensor:
@@ -405,14 +420,17 @@ def _conv_transpose(call: Call, x: Value, w: Value, bias: Value = None) -> Tenso
 
 def _taps(call: Call, x: Tensor, fill: float) -> tuple[list[Tensor], tuple[int, ...], dict[str, Any]]:
     """Return for each element of a pooling window what it meets, (N, C, *count), and the window."""
-    if call.get("ceil_mode", 0) or len(call.results) > 1:
-        raise call.fail("ceil_mode or indices")
+    if any(call.results[1:]):
+        raise call.fail("indices")
     kernel = tuple(call.get("kernel_shape"))
     settings = _window_settings(call, x.shape[2:], kernel)
-    padded = ops.pad(x, [(0, 0), (0, 0), *settings["padding"]], fill) if any(map(sum, settings["padding"])) else x
     reach = [apart * (k - 1) + 1 for apart, k in zip(settings["dilation"], kernel, strict=True)]
-    parts = zip(padded.shape[2:], reach, settings["stride"], strict=True)
-    count = [(length - over) // step + 1 for length, over, step in parts]
+    parts = list(zip(x.shape[2:], settings["padding"], reach, settings["stride"], strict=True))
+    if call.get("ceil_mode", 0):
+        settings["padding"] = tuple(_rounded_up(*part) for part in parts)
+        parts = list(zip(x.shape[2:], settings["padding"], reach, settings["stride"], strict=True))
+    padded = ops.pad(x, [(0, 0), (0, 0), *settings["padding"]], fill) if any(map(sum, settings["padding"])) else x
+    count = [(length + sum(pads) - over) // step + 1 for length, pads, over, step in parts]
     found = []
     for place in product(*map(range, kernel)):
         starts = [apart * at for apart, at in zip(settings["dilation"], place, strict=True)]
@@ -421,14 +439,23 @@ def _taps(call: Call, x: Tensor, fill: float) -> tuple[list[Tensor], tuple[int, 
     return found, kernel, settings
 
 
+def _rounded_up(length: int, pads: tuple[int, int], reach: int, stride: int) -> tuple[int, int]:
+    """Return the padding with which the last window is whole that begins inside of the image or before it."""
+    count = -(-(length + sum(pads) - reach) // stride) + 1
+    count -= (count - 1) * stride >= length + pads[0]
+    return pads[0], max((count - 1) * stride + reach - length - pads[0], pads[1])
+
+
 def _max_pool(call: Call, x: Value) -> Tensor:
     y = tensor(x)
-    lowest = float(np.finfo(y.dtype).min) if y.dtype.kind == "f" else int(np.iinfo(y.dtype).min)
+    lowest = -math.inf if is_floating(y.dtype) else int(np.iinfo(y.dtype).min)
     return reduce(ops.maximum, _taps(call, y, lowest)[0])
 
 
 def _average_pool(call: Call, x: Value) -> Tensor:
     y = tensor(x)
+    if call.get("ceil_mode", 0) and call.get("count_include_pad", 0):
+        raise call.fail("ceil_mode and count_include_pad")
     found, kernel, settings = _taps(call, y, 0.0)
     total = reduce(ops.add, found)
     if call.get("count_include_pad", 0) or not any(map(sum, settings["padding"])):
@@ -465,7 +492,7 @@ def _instance_norm(call: Call, x: Value, scale: Value, bias: Value) -> Tensor:
 
 
 def _layer_norm(call: Call, x: Value, scale: Value, bias: Value = None) -> Tensor:
-    if len(call.results) > 1:
+    if any(call.results[1:]):
         raise call.fail("more results than one")
     y = tensor(x)
     axes = tuple(range(call.get("axis", -1) % y.ndim, y.ndim))
@@ -473,13 +500,113 @@ def _layer_norm(call: Call, x: Value, scale: Value, bias: Value = None) -> Tenso
     return normal if bias is None else normal + tensor(bias)
 
 
-def _dropout(call: Call, x: Value, *_: Value) -> Any:
+# ---------------------------------------------------------------------------------------------- recurrence
+
+# Which of ONNX's gates come first, second, … in Needle: there i, o, f, c and z, r, h; here i, f, g, o and r, z, n.
+_GATES = {"LSTM": (0, 2, 3, 1), "GRU": (1, 0, 2), "RNN": (0,)}
+_ACTIVATIONS = {"LSTM": [b"Sigmoid", b"Tanh", b"Tanh"], "GRU": [b"Sigmoid", b"Tanh"], "RNN": [b"Tanh"]}
+
+
+def _recurrent(  # noqa: PLR0917  ONNX's order
+    call: Call,
+    x: Value,
+    w: Value,
+    r: Value,
+    b: Value = None,
+    lengths: Value = None,
+    h: Value = None,
+    c: Value = None,
+    peepholes: Value = None,
+) -> tuple[Tensor, ...]:
+    """Run each direction over the sequence (T, B, I), with weights (directions, gates·H, I or H)."""
+    if lengths is not None or peepholes is not None or call.get("layout", 0) or call.get("clip") is not None:
+        raise call.fail("lengths, peepholes, layout or clip")
+    if call.get("input_forget", 0) or (call.operator == "GRU" and not call.get("linear_before_reset", 0)):
+        raise call.fail("input_forget, or without linear_before_reset")
+    y = tensor(x)
+    direction = call.get("direction", b"forward")
+    starts = [h, c] if call.operator == "LSTM" else [h]
+    states = []
+    for number, is_reverse in enumerate({b"forward": [False], b"reverse": [True]}.get(direction, [False, True])):
+        weights = [_by_gates(call, tensor(one)[number]) for one in (w, r)]
+        biases = [] if b is None else [_by_gates(call, one) for one in _halves(tensor(b)[number])]
+        start = [_zeros(y, weights[1]) if one is None else tensor(one)[number] for one in starts]
+        states.append(_direction(call, y, weights, biases, start, is_reverse))
+    ends = [tuple(one[0 if flag else -1] for one in found) for flag, found in states]
+    outputs = ops.stack([found[0] for _, found in states], 1)  # (T, directions, B, H)
+    return outputs, *(ops.stack(list(one), 0) for one in zip(*ends, strict=True))
+
+
+def _direction(  # noqa: PLR0917  what one direction has of each
+    call: Call, x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor], start: Sequence[Tensor], reverse: bool
+) -> tuple[bool, tuple[Tensor, ...]]:
+    """Return whether the steps are made from the last to the first, and the states after each."""
+    steps, batch, features = x.shape
+    sums = ops.matmul(ops.reshape(x, (steps * batch, features)), weights[0].T)
+    inside: tuple[Tensor, ...] = ()
+    if biases and call.operator == "GRU":  # r multiplies the second bias too
+        sums, inside = sums + biases[0], (biases[1],)
+    elif biases:
+        sums = sums + (biases[0] + biases[1])
+    sums = ops.reshape(sums, (steps, batch, sums.shape[1]))
+    return reverse, _recurrence(call, reverse)(sums, weights[1].T, *start, *inside).tuple()
+
+
+def _recurrence(call: Call, reverse: bool) -> Recurrence:
+    activations = call.get("activations")
+    usual = _ACTIVATIONS[call.operator]
+    chosen = usual[0] if activations is None else activations[0]
+    if call.operator == "RNN" and chosen in (b"Tanh", b"Relu"):
+        return RNNRecurrence(reverse, chosen.decode().lower())
+    if activations is not None and list(activations) not in (usual, 2 * usual):
+        raise call.fail("other activations")
+    return LSTMRecurrence(reverse) if call.operator == "LSTM" else GRURecurrence(reverse)
+
+
+def _by_gates(call: Call, rows: Tensor) -> Tensor:
+    """Return rows (gates·H, …) with the gates in Needle's order."""
+    order = _GATES[call.operator]
+    size = rows.shape[0] // len(order)
+    return ops.concatenate([rows[gate * size : (gate + 1) * size] for gate in order], 0)
+
+
+def _halves(bias: Tensor) -> tuple[Tensor, Tensor]:
+    half = bias.shape[0] // 2
+    return bias[:half], bias[half:]
+
+
+def _zeros(x: Tensor, recurrent_weight: Tensor) -> Tensor:
+    return Tensor(np.zeros((x.shape[1], recurrent_weight.shape[1]), x.dtype), requires_grad=False)
+
+
+# --------------------------------------------------------------------------------------------------- others
+
+
+def _dropout(call: Call, x: Value, ratio: Value = None, training: Value = None) -> Any:
     """Drop nothing: models are for inference."""
-    return (x, Tensor(np.ones(tensor(x).shape, bool))) if len(call.results) > 1 else x
+    if training is not None and any(call.fixed(training, "training_mode")):
+        raise call.fail("training_mode")
+    return (x, Tensor(np.ones(tensor(x).shape, bool))) if any(call.results[1:]) else x
+
+
+def _local_response(call: Call, x: Value) -> Tensor:
+    """Divide by a power of the mean square over neighbouring channels."""
+    y, size = tensor(x), call.get("size")
+    before = (size - 1) // 2
+    squares = ops.pad(y * y, [(0, 0), (before, size - 1 - before), *[(0, 0)] * (y.ndim - 2)])
+    total = reduce(ops.add, [squares[:, place : place + y.shape[1]] for place in range(size)])
+    scale = call.get("bias", 1.0) + (call.get("alpha", 1e-4) / size) * total
+    return y / ops.power_scalar(scale, call.get("beta", 0.75))
 
 
 def _gelu(call: Call, x: Value) -> Tensor:
     return ops.gelu(tensor(x), call.get("approximate", b"none") == b"tanh")
+
+
+def _log_sum_exp(y: Tensor, axes: Any, keepdims: bool) -> Tensor:
+    reduced = ops.logsumexp(y, axes)
+    kept = axes if axes is not None else tuple(range(y.ndim))
+    return ops.expand_dims(reduced, kept) if keepdims and kept else reduced
 
 
 def _l2(y: Tensor, axes: Any, keepdims: bool) -> Tensor:
@@ -495,6 +622,7 @@ OPERATORS: dict[str, Rule] = {
     "AveragePool": _average_pool,
     "BatchNormalization": _batch_norm,
     "Cast": _cast,
+    "CastLike": lambda call, x, like: ops.astype(tensor(x), tensor(like).dtype),
     "Ceil": _unary(ops.ceil),
     "Clip": _clip,
     "Concat": _concat,
@@ -514,6 +642,7 @@ OPERATORS: dict[str, Rule] = {
     "Expand": _expand,
     "Flatten": _flatten,
     "Floor": _unary(ops.floor),
+    "GRU": _recurrent,
     "Gather": _gather,
     "Gelu": _gelu,
     "Gemm": _gemm,
@@ -527,6 +656,8 @@ OPERATORS: dict[str, Rule] = {
     "InstanceNormalization": _instance_norm,
     "IsInf": _is_infinite,
     "IsNaN": _unary(ops.isnan),
+    "LRN": _local_response,
+    "LSTM": _recurrent,
     "LayerNormalization": _layer_norm,
     "LeakyRelu": lambda call, x: ops.leaky_relu(tensor(x), call.get("alpha", 0.01)),
     "Less": _binary(ops.less),
@@ -547,9 +678,13 @@ OPERATORS: dict[str, Rule] = {
     "PRelu": _prelu,
     "Pad": _pad,
     "Pow": _power,
+    "RNN": _recurrent,
     "Range": _range,
     "Reciprocal": _unary(lambda x: 1 / x),
+    "ReduceL1": _reduction(lambda x, axes, keepdims: ops.summation(ops.abs(x), axes, keepdims)),
     "ReduceL2": _reduction(_l2),
+    "ReduceLogSum": _reduction(lambda x, axes, keepdims: ops.log(ops.summation(x, axes, keepdims))),
+    "ReduceLogSumExp": _reduction(_log_sum_exp),
     "ReduceMax": _reduction(ops.max),
     "ReduceMean": _reduction(ops.mean),
     "ReduceMin": _reduction(ops.min),
@@ -566,6 +701,7 @@ OPERATORS: dict[str, Rule] = {
     "Sign": _unary(ops.sign),
     "Sin": _unary(ops.sin),
     "Sinh": _unary(lambda x: (ops.exp(x) - ops.exp(-x)) / 2),
+    "Size": lambda call, x: np.array(tensor(x).size, dtype=np.int64),
     "Slice": _slice,
     "Softmax": lambda call, x: ops.softmax(tensor(x), call.get("axis", -1)),
     "Softplus": _unary(ops.softplus),
