@@ -337,6 +337,7 @@ class Conv(Convolution):
     """y[n, i, o] = Σ over k, c of a[n, stride · i + dilation · k − padding, c] · b[k, c, o]."""
 
     name = "conv"
+    precision = "narrow"
 
     def compute(self, a: Array, b: Array) -> Array:
         self.check_ranks("an image (N, *spatial, C_in)", a, "a weight (*kernel, C_in/groups, C_out)", b)
@@ -416,6 +417,7 @@ class ConvTranspose(Convolution):
     """
 
     name = "conv_transpose"
+    precision = "narrow"
 
     def __init__(  # noqa: PLR0917
         self,
@@ -513,6 +515,7 @@ class ConvWeightGradient(Convolution):
     """
 
     name = "conv_weight_gradient"
+    precision = "narrow"
 
     def __init__(
         self,
