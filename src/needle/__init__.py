@@ -14,6 +14,7 @@ from needle import nn as nn
 from needle import onnx as onnx
 from needle import ops as ops
 from needle import optim as optim
+from needle.autocasting import autocast as autocast
 from needle.autograd import Op as Op
 from needle.autograd import Tensor as Tensor
 from needle.autograd import TensorOp as TensorOp
@@ -22,6 +23,7 @@ from needle.autograd import TensorTupleOp as TensorTupleOp
 from needle.autograd import Value as Value
 from needle.autograd import enable_grad as enable_grad
 from needle.autograd import no_grad as no_grad
+from needle.checkpointing import checkpoint as checkpoint
 from needle.compiler.thread_count import get_num_threads as get_num_threads
 from needle.compiler.thread_count import set_num_threads as set_num_threads
 from needle.device import all_devices as all_devices
@@ -42,6 +44,8 @@ from needle.jit.function import jit as jit
 from needle.look.drawing import draw as draw
 from needle.look.summary import summary as summary
 from needle.ops import *
+from needle.scanning import scan as scan
+from needle.tracing import is_recomputing as is_recomputing
 
 __version__ = "0.1.0"
 

@@ -18,18 +18,18 @@ import gc
 import threading
 import weakref
 from collections.abc import Iterator, Sequence, Set
-from contextlib import ContextDecorator
+from contextlib import ContextDecorator, contextmanager
 from functools import reduce
 from operator import add
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from needle import tracing
+from needle import autocasting, tracing
 from needle.compiler import abstract_result
 from needle.device import Array, Device, array_namespace, cpu, device_of
-from needle.dtype import NARROW_FLOAT_CODES, as_dtype, float32, is_narrow
+from needle.dtype import NARROW_FLOAT_CODES, as_dtype, float32, float64, is_narrow
 from needle.errors import DeviceError, DTypeError, GradientError, NeedleError, ShapeError, TraceError
 from needle.tensor_operators import TensorOperators
 
@@ -59,6 +59,7 @@ class _GraphMode(threading.local):
     """Whether this thread records graphs. Per thread, so that evaluation in one leaves training in another alone."""
 
     recording = True
+    made: set[Value] | None = None  # where someone wants to know them: the nodes that are made
 
 
 _mode = _GraphMode()
@@ -107,6 +108,16 @@ def is_recording() -> bool:
     return _mode.recording
 
 
+@contextmanager
+def nodes_made() -> Iterator[set[Value]]:
+    """Give the set of nodes of the graph that are made inside the block; those of an inner such block are its own."""
+    before, _mode.made = _mode.made, set()
+    try:
+        yield _mode.made
+    finally:
+        _mode.made = before
+
+
 # ------------------------------------------------------------------------------------------------ operators
 
 
@@ -123,6 +134,11 @@ class Op:
     differentiable: bool = True
     # False for operators that only move or store numbers: they see float16 and bfloat16 arrays as they are.
     computes_wide: bool = True
+    # False for operators made of others that a recorder has been told of, one by one, with these very results.
+    is_told: bool = True
+    # Inside `ndl.autocast`: "narrow" for products, which take their inputs in the narrow dtype; "wide" for what would
+    # lose too much by it; None for what takes its inputs as they come.
+    precision: Literal["narrow", "wide"] | None = None
     # For an operator that takes one element out of a TensorTuple: which. Its adjoints are put in their places together.
     element: int | None = None
 
@@ -169,7 +185,7 @@ class TensorOp(Op):
 
     def __call__(self, *args: Value) -> Tensor:
         """Apply the operator to Tensors."""
-        return Tensor.make_from_op(self, args)
+        return Tensor.make_from_op(self, _autocast(self, args) if autocasting.active else args)
 
 
 class TensorTupleOp(Op):
@@ -177,7 +193,25 @@ class TensorTupleOp(Op):
 
     def __call__(self, *args: Value) -> TensorTuple:
         """Apply the operator to Tensors."""
-        return TensorTuple.make_from_op(self, args)
+        return TensorTuple.make_from_op(self, _autocast(self, args) if autocasting.active else args)
+
+
+def _autocast(op: Op, inputs: Sequence[Value]) -> Sequence[Value]:
+    """Return an operator's inputs in the dtypes that suit it, where this thread has asked for that."""
+    narrow = autocasting.autocast_dtype()
+    if narrow is None or op.precision is None:
+        return inputs
+    tensors = [one for one in inputs if isinstance(one, Tensor)]
+    if any(one.dtype == float64 for one in tensors):
+        return inputs
+    wanted = narrow if op.precision == "narrow" else float32
+    casts = {one: _cast(one, wanted) for one in tensors if one.dtype == float32 or is_narrow(one.dtype)}
+    return [casts.get(one, one) if isinstance(one, Tensor) else one for one in inputs]
+
+
+def _cast(tensor: Tensor, dtype: np.dtype[Any]) -> Tensor:
+    result: Tensor = tensor if tensor.dtype == dtype else TensorOperators.operators.astype(tensor, dtype)
+    return result
 
 
 def _run(op: Op, inputs: Sequence[Value]) -> Any:
@@ -202,7 +236,7 @@ def _run(op: Op, inputs: Sequence[Value]) -> Any:
 def _tell(op: Op, result: Any, operands: Sequence[Any]) -> None:
     """Tell this thread's recorder, where there is one, of an operator's result."""
     recorder = tracing.recorder()
-    if recorder is not None:
+    if recorder is not None and op.is_told:
         recorder.operator(op, result, operands)
 
 
@@ -253,7 +287,8 @@ def _compute_widened(op: Op, arrays: Sequence[Array]) -> Any:
     def rounded(array: Array) -> Array:
         return array.astype(narrow) if array.dtype == float32 else array
 
-    return tuple(map(rounded, result)) if isinstance(result, (tuple, list)) else rounded(result)
+    with np.errstate(over="ignore"):  # what float16 cannot hold is infinite, as a compiled program has it, too
+        return tuple(map(rounded, result)) if isinstance(result, (tuple, list)) else rounded(result)
 
 
 def _explain(op: Op, inputs: Sequence[Value], arrays: Sequence[Array], error: Exception) -> Exception:
@@ -362,6 +397,8 @@ class Value:
         value = cls.__new__(cls)
         if _requires_grad(op, inputs) and (type(data) is tuple or data.dtype.kind != "b"):
             value._init(op, inputs, data, requires_grad=True)
+            if _mode.made is not None:
+                _mode.made.add(value)
         else:
             value._init(None, (), data, requires_grad=False)
         return value
@@ -789,7 +826,7 @@ class _BackwardPass:
         self.leaf_arrays = [
             (node, weakref.ref(node.cached_data)) for node in order if node.op is None and node.requires_grad
         ]
-        with enable_grad() if LAZY_MODE else no_grad():
+        with enable_grad() if LAZY_MODE else no_grad(), autocasting.as_before(None):
             return self.adjoints_along(order)
 
     def order(self) -> list[Value]:
@@ -809,7 +846,7 @@ class _BackwardPass:
                     "the data of a Tensor was replaced after backward() (an optimizer's step does so), so that its "
                     "gradient can no longer be differentiated: do that before the step"
                 )
-            with enable_grad():
+            with enable_grad(), autocasting.as_before(None):
                 adjoints = self.adjoints_along(self.order())
             self.adjoints = {id(node): adjoint for node, adjoint in adjoints.items()}
         adjoint: Tensor = self.adjoints[key]

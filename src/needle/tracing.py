@@ -26,7 +26,9 @@ __all__ = [
     "guard",
     "host_effect",
     "host_number",
+    "is_recomputing",
     "note_change",
+    "recomputing",
     "recorder",
     "recording",
     "watch_always",
@@ -130,6 +132,25 @@ def guard(read: Callable[[], Hashable], what: str) -> None:
     current = recorder()
     if current is not None:
         current.guard(read, what)
+
+
+def is_recomputing() -> bool:
+    """Tell whether what runs now ran before, and is only computed again for a gradient: see `ndl.checkpoint`.
+
+    A layer that keeps statistics leaves them alone then.
+    """
+    return getattr(_local, "recomputing", False)
+
+
+@contextmanager
+def recomputing() -> Iterator[None]:
+    """Say that what runs inside the block ran before."""
+    before = is_recomputing()
+    _local.recomputing = True
+    try:
+        yield
+    finally:
+        _local.recomputing = before
 
 
 def note_change() -> None:

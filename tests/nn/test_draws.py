@@ -52,6 +52,9 @@ def test_dropout_draws_once_of_its_input_shape_in_training():
     for p in (0.5, 0.1, 0.0):
         assert_draws(lambda p=p: nn.Dropout(p)(x), lambda: np.random.rand(4, 6))
     assert_draws(lambda: nn.Dropout().eval()(x), lambda: None)
+    images = ndl.init.ones(2, 3, 4, 5)
+    assert_draws(lambda: nn.Dropout2d(0.3)(images), lambda: np.random.rand(2, 3, 1, 1))
+    assert_draws(lambda: nn.Dropout2d().eval()(images), lambda: None)
 
 
 LAYERS = {

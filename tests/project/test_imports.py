@@ -16,14 +16,14 @@ LAYERS = [
     {"__main__"},
     {"cli"},
     {"models", "train", "look", "interchange", "onnx"},
-    {"nn", "optim", "init", "data", "differentiate", "gradcheck", "gradient_accumulation"},
+    {"nn", "optim", "init", "data", "checkpointing", "differentiate", "gradcheck", "gradient_accumulation", "scanning"},
     {"jit"},
     {"ops"},
     {"autograd"},
     {"tensor_operators"},
     {"device"},
     {"compiler"},
-    {"dtype", "errors", "tracing"},
+    {"autocasting", "dtype", "errors", "tracing"},
 ]
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 MODULES = sorted(path for path in SOURCE.rglob("*.py") if path != SOURCE / "__init__.py")

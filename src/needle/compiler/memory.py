@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import insort
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -31,18 +32,17 @@ def plan_memory(uses: Sequence[Sequence[Buffer]]) -> Arena:
     for step, buffers in enumerate(uses):
         for buffer in buffers:
             lives[buffer] = (lives.get(buffer, (step, step))[0], step)
-    placed: list[tuple[int, int, Buffer]] = []
+    placed: list[tuple[int, int, int, int]] = []  # where each begins and ends, and the first and last step of its life
     offsets: dict[Buffer, int] = {}
     for buffer in sorted(lives, key=lambda one: -_size(one)):
         first, last = lives[buffer]
-        offset = 0
-        for start, end, other in sorted(placed, key=lambda place: place[:2]):
-            together = lives[other][0] <= last and first <= lives[other][1]
-            if together and offset + _size(buffer) > start:
-                offset = max(offset, end)
+        size, offset = _size(buffer), 0
+        for start, end, begin, over in placed:
+            if begin <= last and first <= over and offset + size > start and offset < end:
+                offset = end
         offsets[buffer] = offset
-        placed.append((offset, offset + _size(buffer), buffer))
-    return Arena(max((end for _, end, _ in placed), default=0), offsets)
+        insort(placed, (offset, offset + size, first, last))
+    return Arena(max((end for _, end, _, _ in placed), default=0), offsets)
 
 
 def _size(buffer: Buffer) -> int:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from needle.compiler import trace
-from needle.compiler.graph import Node, constant_node
+from needle.compiler.graph import Node, constant_node, make_node
 from needle.compiler.primitives import UFUNC_OF
 from needle.errors import AxisError, TraceError
 
@@ -344,6 +344,15 @@ def _below(x: Any, k: int) -> trace.TracedArray:
 
 
 # ------------------------------------------------------------------------------- choice, limits, products
+
+
+def after(x: trace.TracedArray, *others: trace.TracedArray) -> trace.TracedArray:
+    """Return the elements of `x`, to be read only once there are the others: what is made of them is computed anew."""
+    node = x.node
+    for one in others:
+        first = reshape(take_by_index(reshape(one, (-1,)), slice(0, 1)), (1,) * x.ndim)
+        node = make_node("after", (node, trace.broadcast_node(first.node, x.shape)), trace.user_source())
+    return trace.TracedArray(node)
 
 
 def where(condition: Any, a: Any, b: Any) -> trace.TracedArray:

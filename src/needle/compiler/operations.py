@@ -11,7 +11,7 @@ __all__ = ["MOVEMENTS", "floating_point_operations"]
 
 # Primitives that only look at the same numbers in another way.
 MOVEMENTS = frozenset({"reshape", "permute", "broadcast", "slice", "windows", "flip"})
-_FUNCTIONS = ELEMENTWISE - {"where", "cast"}
+_FUNCTIONS = ELEMENTWISE - {"where", "cast", "after"}
 _REDUCTIONS = frozenset({"reduce_sum", "reduce_prod", "reduce_max", "reduce_min", "argmax", "argmin", "cumsum"})
 
 

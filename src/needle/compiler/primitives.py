@@ -90,6 +90,11 @@ def _infer_where(condition: Operand, a: Operand, b: Operand) -> Kind:
     return a.shape, a.dtype
 
 
+def _infer_after(a: Operand, b: Operand) -> Kind:
+    assert a.shape == b.shape
+    return a.shape, a.dtype
+
+
 def _infer_cast(a: Operand, dtype: np.dtype[Any]) -> Kind:
     return a.shape, dtype
 
@@ -224,6 +229,8 @@ _ROWS = [
     *map(_elementwise, _UFUNCS),
     Primitive("erf", _infer_erf, _evaluate_erf),
     Primitive("where", _infer_where, np.where),
+    # The elements of a, but not before b is there: equal to no other node, so that what is made of it is computed anew.
+    Primitive("after", _infer_after, lambda a, b: a),
     Primitive("cast", _infer_cast, lambda a, dtype: a.astype(dtype)),
     _reduction("reduce_sum", _sum),
     _reduction("reduce_prod", _prod),
@@ -247,6 +254,6 @@ _ROWS = [
 ]
 
 # Those that compute each element of the result from the operands' elements at the same place.
-ELEMENTWISE = frozenset(UFUNC_OF) | {"erf", "where", "cast"}
+ELEMENTWISE = frozenset(UFUNC_OF) | {"erf", "where", "cast", "after"}
 
 PRIMITIVES: dict[str, Primitive] = {row.name: row for row in _ROWS}

@@ -54,6 +54,8 @@ def emit_call(f: Function, name: str, arguments: list[SSA], kinds: list[np.dtype
     """
     if name == "cast":
         return emit_cast(f, arguments[0], kinds[0], result)
+    if name == "after":
+        return arguments[0]
     if name == "where":
         return f.select(*arguments)
     if bfloat16 in kinds:

@@ -142,19 +142,22 @@ def _choose_buffers(graph: Graph) -> set[Node]:
     uses = Counter(one for node in nodes for one in node.inputs)
     chosen = set(graph.inputs) | {_base(node) for node in graph.outputs}
     cost: dict[Node, int] = {}
+    depth: dict[Node, int] = {}
     for node in nodes:
         stored = node in chosen or node.primitive in _REDUCTIONS | _ALONE | {"matmul", "gather", "pad"}
         stored = stored or (node.primitive == "constant" and math.prod(node.shape) != 1)
         elementwise = node.primitive in ELEMENTWISE
         cost[node] = sum(cost[one] for one in node.inputs) + elementwise * _weight(node.primitive)
+        depth[node] = 1 + max((depth[one] for one in node.inputs), default=0)
         repeated = elementwise and uses[node] > 1 and cost[node] > _CHEAP
         if node.primitive == "broadcast" and cost[node] >= _DEAR:
             # Computed once, not for each element that it is repeated to.
             chosen.add(_base(node.inputs[0]))
             cost[node] = 0
-        if stored or repeated or cost[node] > 10 * _LONGEST_CHAIN:
+        long = cost[node] > 10 * _LONGEST_CHAIN or (elementwise and depth[node] > 2 * _LONGEST_CHAIN)
+        if stored or repeated or long:
             chosen.add(node)
-            cost[node] = 0
+            cost[node] = depth[node] = 0
     operands = [one for node in nodes if node.primitive == "matmul" for one in node.inputs]
     return chosen | {_source_of(one, past="slice") for one in operands if _source_of(one) not in chosen}
 
@@ -174,6 +177,7 @@ _ONE_INSTRUCTION = frozenset(
     {
         "absolute",
         "add",
+        "after",
         "bitwise_and",
         "bitwise_or",
         "cast",
@@ -360,6 +364,7 @@ class _Scheduler:
         self.steps: dict[int, _Draft] = {}
         self.step_of: dict[Buffer, int] = {}
         self.ancestors: list[set[int]] = []
+        self.followed: set[int] = set()  # the steps that are an ancestor of some other
 
     def place_all(self) -> set[Node]:
         """Put each node's stage into a kernel; return nodes without a buffer that need one, for another attempt."""
@@ -438,6 +443,10 @@ class _Scheduler:
             before = self.step_of.get(buffer)
             if before is not None and before != number:
                 new |= {before} | self.ancestors[before]
+        self.followed |= new
+        if number not in self.followed:
+            self.ancestors[number].update(new)
+            return
         for other, ancestors in enumerate(self.ancestors):
             if other == number or number in ancestors:
                 ancestors.update(new)
@@ -595,12 +604,11 @@ class _Scheduler:
         Those that nothing depends on come last: what they replace may then lie where the old values lay, which all
         others have read.
         """
-        followed = set().union(*self.ancestors)
-        readers = self._readers()
         depth: dict[int, int] = {}
         for number in sorted(self.steps, key=lambda number: len(self.ancestors[number])):
             depth[number] = 1 + max((depth[other] for other in self.ancestors[number]), default=0)
-        order = sorted(self.steps, key=lambda number: (number not in followed, depth[number], number))
+        order = sorted(self.steps, key=lambda number: (number not in self.followed, depth[number], number))
+        readers = self._readers()
         finished: list[Step] = []
         for number in order:
             step = self.steps[number]

@@ -9,7 +9,9 @@ Reference: J. Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", 2011
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -17,9 +19,10 @@ from numpy.typing import NDArray
 
 from needle import tracing
 
-__all__ = ["get_state", "permutation", "rand", "randint", "randn", "seed", "set_state"]
+__all__ = ["DrawTape", "get_state", "permutation", "rand", "randint", "randn", "seed", "set_state"]
 
 _philox: np.random.Generator | None = None
+_local = threading.local()
 
 
 def seed(n: int | None) -> None:
@@ -48,9 +51,86 @@ def _draw(
     shape: Sequence[int], dtype: Any, make: Callable[[], Any], fill: Callable[[NDArray[Any]], None] | None = None
 ) -> NDArray[Any]:
     """Draw now, or where a function is traced, in each of its calls; `fill` does so into an array that is there."""
+    tape: DrawTape | None = getattr(_local, "tape", None)
+    if tape is not None:
+        return tape.draw(shape, dtype, make, fill)
+    return _draw_new(shape, dtype, make, fill)
+
+
+def _draw_new(
+    shape: Sequence[int], dtype: Any, make: Callable[[], Any], fill: Callable[[NDArray[Any]], None] | None
+) -> NDArray[Any]:
     recorder = tracing.recorder()
     drawn: NDArray[Any] = np.asarray(make()) if recorder is None else recorder.draw(shape, dtype, make, fill)
     return drawn
+
+
+class DrawTape:
+    """What is drawn inside a block, to be drawn a second time, bit for bit.
+
+    Numbers that the host draws are drawn again from the generators' state at the beginning of the block. What stands
+    for them where a function is traced is kept, and serves again.
+    """
+
+    def __init__(self) -> None:
+        self._state = _states()
+        self._traced: list[Any] = []
+        self._left: Iterator[Any] | None = None  # while repeating: what is to be given again
+        self._around: DrawTape | None = None
+
+    @contextmanager
+    def noting(self) -> Iterator[None]:
+        """Note what is drawn inside the block."""
+        with self._current():
+            yield
+
+    @contextmanager
+    def repeating(self) -> Iterator[None]:
+        """Draw the same inside the block, and leave the generators as they are."""
+        before, left = _states(), self._left
+        self._left = iter(self._traced)
+        _restore(self._state)
+        try:
+            with self._current():
+                yield
+        finally:
+            _restore(before)
+            self._left = left
+
+    @contextmanager
+    def _current(self) -> Iterator[None]:
+        around, self._around = self._around, getattr(_local, "tape", None)
+        _local.tape = self
+        try:
+            yield
+        finally:
+            _local.tape, self._around = self._around, around
+
+    def draw(
+        self, shape: Sequence[int], dtype: Any, make: Callable[[], Any], fill: Callable[[NDArray[Any]], None] | None
+    ) -> Any:
+        """Draw, or give again what was drawn at this point of the block."""
+        if self._left is not None:
+            again = next(self._left, None)
+            return _draw_new(shape, dtype, make, fill) if again is None else again
+        around = self._around
+        drawn = _draw_new(shape, dtype, make, fill) if around is None else around.draw(shape, dtype, make, fill)
+        if type(drawn) is not np.ndarray:
+            self._traced.append(drawn)
+        return drawn
+
+
+def _states() -> tuple[Any, Any, Any]:
+    """Return the state of both generators, as they themselves have it."""
+    return np.random.get_state(), _philox, None if _philox is None else _philox.bit_generator.state
+
+
+def _restore(states: tuple[Any, Any, Any]) -> None:
+    global _philox
+    numpy_state, _philox, philox_state = states
+    np.random.set_state(numpy_state)
+    if _philox is not None:
+        _philox.bit_generator.state = philox_state
 
 
 def _fill_uniform(out: NDArray[np.float64]) -> None:

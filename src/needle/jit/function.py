@@ -14,6 +14,7 @@ from typing import Any, Generic, NamedTuple, ParamSpec, TypeVar, overload
 import numpy as np
 
 from needle import autograd, tracing
+from needle.autocasting import autocast_dtype
 from needle.errors import SettingError, TraceError
 from needle.jit.arguments import describe_difference, key_of, map_leaves
 from needle.jit.comparison import check_finite, compare_with_eager
@@ -256,6 +257,7 @@ def follow_call(
     positional, named = map_leaves(stand_in, args), map_leaves(stand_in, kwargs)
     try:
         with watching(recorder):
+            recorder.guard(autocast_dtype, "the dtype of autocast")
             result = fn(*positional, **named)
             _check_numpy_draws(state)
             objects = free_objects(fn, [*args, *kwargs.values()], recorder.modules.values())

@@ -20,7 +20,7 @@ from needle.nn.attention import AttentionLayer, MultiHeadAttention
 from needle.nn.batch_normalization import BatchNorm1d, BatchNorm2d, InstanceNorm1d, InstanceNorm2d
 from needle.nn.container import Flatten, Identity, ModuleDict, ModuleList, Residual, Sequential
 from needle.nn.convolution import Conv, Conv1d, Conv2d, Conv3d, ConvTranspose1d, ConvTranspose2d, ConvTranspose3d
-from needle.nn.dropout import Dropout
+from needle.nn.dropout import Dropout, Dropout2d
 from needle.nn.embedding import Embedding
 from needle.nn.gru import GRU, GRUCell
 from needle.nn.linear import Linear
@@ -38,8 +38,18 @@ from needle.nn.lstm import LSTM, LSTMCell
 from needle.nn.module import Module, _child_modules, _unpack_params
 from needle.nn.normalization import GroupNorm, LayerNorm, LayerNorm1d, RMSNorm
 from needle.nn.parameter import Buffer, Parameter
+from needle.nn.pooling import (
+    AdaptiveAvgPool1d,
+    AdaptiveAvgPool2d,
+    AdaptiveMaxPool2d,
+    AvgPool1d,
+    AvgPool2d,
+    MaxPool1d,
+    MaxPool2d,
+)
 from needle.nn.recurrent import RNN, RNNCell
 from needle.nn.regularization import l1_penalty, l2_penalty
+from needle.nn.resizing import Upsample
 from needle.nn.state import UnmatchedNames
 from needle.nn.transformer import Transformer, TransformerLayer
 
@@ -49,7 +59,12 @@ __all__ = [
     "GRU",
     "LSTM",
     "RNN",
+    "AdaptiveAvgPool1d",
+    "AdaptiveAvgPool2d",
+    "AdaptiveMaxPool2d",
     "AttentionLayer",
+    "AvgPool1d",
+    "AvgPool2d",
     "BCEWithLogitsLoss",
     "BatchNorm1d",
     "BatchNorm2d",
@@ -63,6 +78,7 @@ __all__ = [
     "ConvTranspose3d",
     "CrossEntropyLoss",
     "Dropout",
+    "Dropout2d",
     "Embedding",
     "Flatten",
     "GRUCell",
@@ -80,6 +96,8 @@ __all__ = [
     "Linear",
     "LogSoftmax",
     "MSELoss",
+    "MaxPool1d",
+    "MaxPool2d",
     "Module",
     "ModuleDict",
     "ModuleList",
@@ -100,6 +118,7 @@ __all__ = [
     "Transformer",
     "TransformerLayer",
     "UnmatchedNames",
+    "Upsample",
     "_child_modules",
     "_unpack_params",
     "l1_penalty",

@@ -19,6 +19,7 @@ from needle.nn.normalization import by_channel, scale_and_shift
 from needle.nn.parameter import Buffer, Parameter
 from needle.ops import add, multiply
 from needle.ops.normalization import Moments, Normalize
+from needle.tracing import is_recomputing
 
 __all__ = ["BatchNorm1d", "BatchNorm2d", "InstanceNorm1d", "InstanceNorm2d"]
 
@@ -69,7 +70,7 @@ class _ChannelNorm(Module):
             return self._evaluate(x)
         op = Normalize(self.axes(len(shape)), self.eps)
         normalized = op(x)
-        if self.running_mean is not None:
+        if self.running_mean is not None and not is_recomputing():
             self._track(op.moments, x.realize_cached_data())
         return scale_and_shift(normalized, self.weight, self.bias)
 

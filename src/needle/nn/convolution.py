@@ -15,10 +15,11 @@ from numpy.typing import DTypeLike
 from needle import init
 from needle.autograd import Tensor
 from needle.device import Device
+from needle.dtype import is_narrow
 from needle.errors import SettingError, ShapeError
 from needle.nn.module import Module
 from needle.nn.parameter import Parameter
-from needle.ops import add, conv, conv_transpose, permute
+from needle.ops import add, astype, conv, conv_transpose, permute
 from needle.ops.convolution import Lengths, Padding, per_axis
 
 __all__ = ["Conv", "Conv1d", "Conv2d", "Conv3d", "ConvTranspose1d", "ConvTranspose2d", "ConvTranspose3d"]
@@ -72,7 +73,8 @@ class ConvolutionLayer(Module):
 
     def add_bias(self, y: Tensor) -> Tensor:
         """Add the bias to an image with channels last."""
-        return y if self.bias is None else add(y, self.bias)
+        # Inside `autocast` the product is narrow; a wide bias would make all of it wide again.
+        return y if self.bias is None else add(y, astype(self.bias, y.dtype) if is_narrow(y.dtype) else self.bias)
 
 
 class Conv(ConvolutionLayer):

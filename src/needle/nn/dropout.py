@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from needle import init
 from needle.autograd import Tensor
-from needle.errors import DataError
+from needle.errors import DataError, ShapeError
 from needle.nn.module import Module
 from needle.ops import divide_scalar, multiply
 
-__all__ = ["Dropout"]
+__all__ = ["Dropout", "Dropout2d"]
 
 
 class Dropout(Module):
@@ -39,7 +39,7 @@ class Dropout(Module):
 
     def __init__(self, p: float = 0.5) -> None:
         if not 0 <= p < 1:
-            raise DataError(f"Dropout: the probability p is in [0, 1), got {p}")
+            raise DataError(f"{type(self).__name__}: the probability p is in [0, 1), got {p}")
         self.p = p
 
     def forward(self, x: Tensor) -> Tensor:
@@ -52,3 +52,39 @@ class Dropout(Module):
     def extra_repr(self) -> str:
         """Return the probability."""
         return f"p={self.p}"
+
+
+class Dropout2d(Dropout):
+    """Set whole channels to zero with probability p in training; pass everything in evaluation.
+
+    Neighbouring elements of an image are so alike that dropping single ones hides little; a dropped channel is gone.
+
+    Formula::
+
+        y[n, c] = x[n, c] · mask[n, c] / (1 − p)   with mask = 1 where a uniform draw ≤ 1 − p, else 0
+
+    Shapes:
+        x, result: (N, C, H, W).
+
+    Args:
+        p: the probability that a channel is dropped, 0 ≤ p < 1.
+
+    State:
+        One draw of shape (N, C, 1, 1) for each call in training, also where p is 0; none in evaluation.
+
+    Raises:
+        DataError: p is not in [0, 1).
+        ShapeError: x has not four axes.
+
+    Reference:
+        J. Tompson et al., "Efficient object localization using convolutional networks", 2015.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Drop channels where training."""
+        if x.ndim != 4:
+            raise ShapeError(f"Dropout2d: expected x of shape (N, C, H, W), got {tuple(x.shape)}")
+        if not self.training:
+            return x
+        mask = init.randb(*x.shape[:2], 1, 1, p=1 - self.p, device=x.device, dtype=x.dtype)
+        return divide_scalar(multiply(x, mask), 1 - self.p)

@@ -159,10 +159,12 @@ class _BackwardWatch:
         return _behind_boundary(result, leaves, self.result_places, self._at_results)
 
     def _at_results(self, gradients: tuple[Tensor, ...]) -> Sequence[Tensor]:
-        self.out_grads = _spread(gradients, self.result_places, self.result_count)
-        if not self.has_inputs:  # nothing further back to wait for
+        out_grads = _spread(gradients, self.result_places, self.result_count)
+        if self.has_inputs:
+            self.out_grads = out_grads
+        else:  # nothing further back to wait for
             for (hook,) in self.hooks:
-                hook(self.module, (None,) * self.input_count, self.out_grads)
+                hook(self.module, (None,) * self.input_count, out_grads)
         return gradients
 
     def _at_inputs(self, gradients: tuple[Tensor, ...]) -> Sequence[Tensor]:
@@ -171,7 +173,7 @@ class _BackwardWatch:
             changed = hook(self.module, current, self.out_grads)
             if changed is not None:
                 current = _checked(self.module, changed, current)
-        self.out_grads = ()  # not kept alive with the graph
+        self.out_grads = ()  # the node outlives this pass, they need not
         return [one for place in self.places if (one := current[place]) is not None]
 
 

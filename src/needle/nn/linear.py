@@ -7,9 +7,10 @@ from numpy.typing import DTypeLike
 from needle import init
 from needle.autograd import Tensor
 from needle.device import Device
+from needle.dtype import is_narrow
 from needle.nn.module import Module
 from needle.nn.parameter import Parameter
-from needle.ops import add, matmul, reshape
+from needle.ops import add, astype, matmul, reshape
 
 __all__ = ["Linear"]
 
@@ -66,7 +67,8 @@ class Linear(Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return x @ weight + bias."""
         y = matmul(x, self.weight)
-        return y if self.bias is None else add(y, self.bias)
+        # Inside `autocast` the product is narrow; a wide bias would make all of it wide again.
+        return y if self.bias is None else add(y, astype(self.bias, y.dtype) if is_narrow(y.dtype) else self.bias)
 
     def extra_repr(self) -> str:
         """Return the sizes."""

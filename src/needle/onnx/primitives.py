@@ -236,6 +236,10 @@ def _cast(to: PrimitiveWriter, node: Node, twin: Node, x: Sequence[str]) -> str:
     return to.writer.cast(x[0], node.dtype)
 
 
+def _after(to: PrimitiveWriter, node: Node, twin: Node, x: Sequence[str]) -> str:
+    return x[0]  # when to compute is the runtime's to decide
+
+
 def _reduction(to: PrimitiveWriter, node: Node, twin: Node, x: Sequence[str]) -> str:
     axes = node.params["axes"]
     if not axes:
@@ -388,6 +392,7 @@ _RULES: dict[str, Rule] = {
     "trunc": _trunc,
     "isfinite": _isfinite,
     "cast": _cast,
+    "after": _after,
     **dict.fromkeys(_REDUCTIONS, _reduction),
     "argmax": _arg,
     "argmin": _arg,

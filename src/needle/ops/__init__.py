@@ -25,7 +25,9 @@ from needle.ops.linear_algebra import *
 from needle.ops.loss import *
 from needle.ops.movement import *
 from needle.ops.normalization import *
+from needle.ops.pooling import *
 from needle.ops.reduction import *
+from needle.ops.resizing import *
 from needle.ops.softmax import *
 from needle.ops.tuple import *
 from needle.tensor_operators import TensorOperators

@@ -66,6 +66,7 @@ class Summation(TensorOp):
     """y = Σ a over some axes."""
 
     name = "summation"
+    precision = "wide"
 
     def __init__(self, axes: int | Sequence[int] | None = None, keepdims: bool = False) -> None:
         self.axes = axes

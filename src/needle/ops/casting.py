@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import numpy as np
 from numpy.typing import DTypeLike
 
 from needle.autograd import Tensor, TensorOp
 from needle.device import Array, Device, array_namespace, device_of
-from needle.dtype import as_dtype, is_floating
+from needle.dtype import as_dtype, is_floating, is_narrow
 
 __all__ = ["Cast", "ToDevice", "astype", "to_device"]
 
@@ -22,7 +23,10 @@ class Cast(TensorOp):
         self.differentiable = is_floating(self.dtype)
 
     def compute(self, a: Array) -> Array:
-        return array_namespace(a).astype(a, self.dtype)
+        if not is_narrow(self.dtype):
+            return array_namespace(a).astype(a, self.dtype)
+        with np.errstate(over="ignore"):  # what float16 cannot hold is infinite
+            return array_namespace(a).astype(a, self.dtype)
 
     def gradient(self, out_grad: Tensor, node: Tensor) -> Tensor:
         dtype = node.inputs[0].dtype

@@ -151,6 +151,8 @@ class ClassTargets(TensorOp):
 class ClassLoss(TensorOp):
     """A loss of scores (…, C) and labels (…)."""
 
+    precision = "wide"
+
     def __init__(self, labels: ClassLabels | None = None) -> None:
         self.labels = ClassLabels() if labels is None else labels
 
@@ -184,6 +186,7 @@ class SoftmaxResidual(TensorOp):
     """y = softmax(z) · Σ t − t along the last axis: probabilities against constant targets t."""
 
     name = "softmax_residual"
+    precision = "wide"
 
     def compute(self, z: Array, targets: Array) -> Array:
         total = array_namespace(z).sum(targets, axis=-1, keepdims=True)

@@ -264,7 +264,7 @@ def spread(y: Array, weight: Array, windows: Windows, size: Sequence[int]) -> Ar
     if any(front) or any(back):
         y = xp.pad(y, ((0, 0), *zip(front, back, strict=True), (0, 0)))
     parts = [phase.compute(y, front, steps) for phase in phases]
-    return parts[0] if len(parts) == 1 else _interleave(parts, strides, size)
+    return parts[0] if len(parts) == 1 else interleave(parts, strides, size)
 
 
 def _without_dilation_in_strides(weight: Array, windows: Windows) -> tuple[Array, Windows]:
@@ -318,7 +318,7 @@ class _Phase:
         return convolve(y, turned, Windows(kernel, one, none, self.windows.dilation, reach, groups))
 
 
-def _interleave(phases: Sequence[Array], strides: Sequence[int], size: Sequence[int]) -> Array:
+def interleave(phases: Sequence[Array], strides: Sequence[int], size: Sequence[int]) -> Array:
     """Put the phases' elements side by side: from prod(strides) arrays (N, *steps, C) to one (N, *size, C)."""
     xp = array_namespace(phases[0])
     rank = len(strides)
@@ -337,6 +337,7 @@ class Conv(Convolution):
     """y[n, i, o] = Σ over k, c of a[n, stride · i + dilation · k − padding, c] · b[k, c, o]."""
 
     name = "conv"
+    precision = "narrow"
 
     def compute(self, a: Array, b: Array) -> Array:
         self.check_ranks("an image (N, *spatial, C_in)", a, "a weight (*kernel, C_in/groups, C_out)", b)
@@ -416,6 +417,7 @@ class ConvTranspose(Convolution):
     """
 
     name = "conv_transpose"
+    precision = "narrow"
 
     def __init__(  # noqa: PLR0917
         self,
@@ -513,6 +515,7 @@ class ConvWeightGradient(Convolution):
     """
 
     name = "conv_weight_gradient"
+    precision = "narrow"
 
     def __init__(
         self,

@@ -28,6 +28,7 @@ class Exp(TensorOp):
     """y = eᵃ."""
 
     name = "exp"
+    precision = "wide"
 
     def compute(self, a: Array) -> Array:
         return array_namespace(a).exp(a)
@@ -49,6 +50,7 @@ class Log(TensorOp):
     """y = ln a."""
 
     name = "log"
+    precision = "wide"
 
     def compute(self, a: Array) -> Array:
         return array_namespace(a).log(a)
@@ -91,6 +93,7 @@ class EWisePow(ElementwiseOp):
     """y = aᵇ."""
 
     name = "power"
+    precision = "wide"
 
     def compute(self, a: Array, b: Array) -> Array:
         return a**b
@@ -129,6 +132,7 @@ class PowerScalar(TensorOp):
     """y = aᶜ."""
 
     name = "power_scalar"
+    precision = "wide"
 
     def __init__(self, scalar: Scalar) -> None:
         self.scalar = as_number(scalar)

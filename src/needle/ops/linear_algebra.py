@@ -20,6 +20,7 @@ class MatMul(TensorOp):
     """y = a @ b over the last two axes; the axes before them broadcast."""
 
     name = "matmul"
+    precision = "narrow"
 
     def compute(self, a: Array, b: Array) -> Array:
         if a.ndim < 2 or b.ndim < 2:

@@ -65,6 +65,8 @@ def checked_delta(delta: float) -> float:
 class ValueLoss(TensorOp):
     """A loss of two Tensors of the same shape, a prediction and a target."""
 
+    precision = "wide"
+
     def __init__(self, reduction: str = "mean") -> None:
         self.reduction = checked_reduction(reduction)
 

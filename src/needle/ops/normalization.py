@@ -93,6 +93,8 @@ class Moments:
 class Normalization(TensorOp):
     """What both normalisations share: all but whether the mean is subtracted."""
 
+    precision = "wide"
+
     centred: bool
 
     def __init__(self, axes: Axes, eps: float = 1e-5) -> None:
@@ -123,6 +125,7 @@ class InverseDeviation(TensorOp):
     """r = 1 / √(mean (x − mean x)² + ε), the axes kept."""
 
     name = "inverse_deviation"
+    precision = "wide"
 
     def __init__(self, moments: Moments) -> None:
         self.moments = moments

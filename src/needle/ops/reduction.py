@@ -69,6 +69,7 @@ class Mean(Reduction):
     """y = Σ a / n over some axes."""
 
     name = "mean"
+    precision = "wide"
 
     def compute(self, a: Array) -> Array:
         axes = self.axes_with_elements(a)
@@ -111,6 +112,7 @@ class Var(Reduction):
     """y = Σ (a − mean a)² / n over some axes."""
 
     name = "var"
+    precision = "wide"
 
     def compute(self, a: Array) -> Array:
         axes = self.axes_with_elements(a)
@@ -218,6 +220,7 @@ class Prod(Reduction):
     """y = Π a over some axes."""
 
     name = "prod"
+    precision = "wide"
 
     def compute(self, a: Array) -> Array:
         axes = normalize_axes(self.axes, a.ndim)
@@ -348,6 +351,7 @@ class CumulativeSum(TensorOp):
     """yᵢ = Σⱼ≤ᵢ aⱼ along an axis."""
 
     name = "cumsum"
+    precision = "wide"
 
     def __init__(self, axis: int) -> None:
         self.axis = axis

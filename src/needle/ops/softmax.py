@@ -33,6 +33,7 @@ class LogSumExp(TensorOp):
     """y = ln Σ eᶻ over some axes."""
 
     name = "logsumexp"
+    precision = "wide"
 
     def __init__(self, axes: int | Sequence[int] | None = None) -> None:
         self.axes = axes
@@ -86,6 +87,7 @@ class Softmax(TensorOp):
     """y = eᶻ / Σ eᶻ along an axis."""
 
     name = "softmax"
+    precision = "wide"
 
     def __init__(self, axis: int = -1) -> None:
         self.axis = axis
@@ -136,6 +138,7 @@ class LogSoftmax(TensorOp):
     """y = z − ln Σ eᶻ along an axis."""
 
     name = "logsoftmax"
+    precision = "wide"
 
     def __init__(self, axis: int = -1) -> None:
         self.axis = axis

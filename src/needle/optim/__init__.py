@@ -3,6 +3,7 @@
 from needle.optim.adam import Adam, AdamW
 from needle.optim.adaptive import Adagrad, RMSprop
 from needle.optim.optimizer import Optimizer
+from needle.optim.scaling import GradScaler
 from needle.optim.schedule import Constant, CosineDecay, Joined, OneCycle, ReduceOnPlateau, StepDecay, Warmup
 from needle.optim.sgd import SGD
 
@@ -13,6 +14,7 @@ __all__ = [
     "AdamW",
     "Constant",
     "CosineDecay",
+    "GradScaler",
     "Joined",
     "OneCycle",
     "Optimizer",

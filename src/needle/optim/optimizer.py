@@ -94,6 +94,28 @@ class Optimizer:
             ShapeError: a gradient or a state has another shape than its parameter. Nothing is changed then.
             DTypeError: a gradient is no Tensor. Nothing is changed then.
         """
+        self._step_all(None)
+
+    def step_if(self, condition: Tensor) -> None:
+        """Do what `step` does where a condition holds, and leave parameters and state as they are where not.
+
+        Written without a branch on the condition, so that it can be compiled. The step counts in any case.
+
+        Args:
+            condition: a bool Tensor of no axes.
+
+        Raises:
+            ShapeError: the condition has axes; or as in `step`.
+            DTypeError: the condition is not bool; or as in `step`.
+        """
+        if condition.shape != ():
+            raise ShapeError(f"step_if: the condition has no axes, got shape {condition.shape}")
+        if condition.dtype.kind != "b":
+            raise DTypeError(f"step_if: the condition is a bool Tensor, got {condition.dtype}")
+        with np.errstate(over="ignore", invalid="ignore"):  # a step that is not made may be one of NaNs
+            self._step_all(condition.realize_cached_data())
+
+    def _step_all(self, condition: Array | None) -> None:
         guard(self._membership, "an optimizer's groups")
         self._warn_of_mistakes()
         work = [(self._hyperparameters(group), self._operands(group)) for group in self.groups]
@@ -102,14 +124,14 @@ class Optimizer:
             names = self.state_in_use(h)
             memories = [getattr(self, name) for name in names]
             for parameter, theta, g in operands:
-                self._step_one(parameter, theta, g, h, memories)
+                self._step_one(parameter, theta, g, h, memories, condition)
 
     def _warn_of_mistakes(self) -> None:
         """Warn, once, of what is hardly ever meant: gradients of an earlier step, a model in evaluation mode."""
         for mistake, is_made in _MISTAKES.items():
             if mistake not in self._warned and is_made(self.params):
                 self._warned.add(mistake)
-                warnings.warn(f"{type(self).__name__}.step: {mistake}", stacklevel=3)
+                warnings.warn(f"{type(self).__name__}.step: {mistake}", stacklevel=4)
 
     def _count_steps(self, steps: int) -> None:
         self.t += steps
@@ -168,8 +190,14 @@ class Optimizer:
 
     # ----------------------------------------------------------------------------------------------- details
 
-    def _step_one(
-        self, parameter: Tensor, theta: Array, g: Array, h: SimpleNamespace, memories: Sequence[dict[Tensor, Tensor]]
+    def _step_one(  # noqa: PLR0917  all of one step
+        self,
+        parameter: Tensor,
+        theta: Array,
+        g: Array,
+        h: SimpleNamespace,
+        memories: Sequence[dict[Tensor, Tensor]],
+        condition: Array | None,
     ) -> None:
         xp = array_namespace(theta)
         if h.weight_decay and not self.decouples_decay:
@@ -178,6 +206,9 @@ class Optimizer:
             g = g + h.l1_decay * xp.sign(theta)
         before = [_remembered(memory, parameter, theta) for memory in memories]
         new_theta, *after = self.update(theta, g, h, *before)
+        if condition is not None:
+            new_theta = xp.where(condition, new_theta, theta)
+            after = [xp.where(condition, new, old) for new, old in zip(after, before, strict=True)]
         # NumPy makes scalars of results without axes: `asarray` makes arrays of them again.
         parameter.cached_data = xp.asarray(new_theta, dtype=parameter.dtype)
         for memory, array in zip(memories, after, strict=True):

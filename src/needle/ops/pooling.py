@@ -1,0 +1,414 @@
+"""Pooling over any number of spatial axes: one number for each window of an image, its maximum or its average.
+
+Channels come last and are pooled each by itself. The elements of all windows that lie at the same place of their window
+(a tap) are a strided view of the image, so that pooling is elementwise arithmetic on as many views as a window has
+elements, and no window is copied. Gradients add the taps back, those of one phase of the stride after another.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+
+from needle.autograd import Tensor, TensorOp
+from needle.device import Array, array_namespace
+from needle.errors import DTypeError, ShapeError
+from needle.ops.convolution import Lengths, Padding, Windows, interleave, padding_pairs, per_axis, taps
+from needle.ops.indexing import getitem
+from needle.ops.joining import stack
+from needle.ops.reduction import max as maximum_of
+from needle.ops.reduction import mean
+
+__all__ = [
+    "AvgPool",
+    "AvgPoolGradient",
+    "MaxPool",
+    "MaxPoolGradient",
+    "MaxPoolPick",
+    "adaptive_avg_pool",
+    "adaptive_max_pool",
+    "avg_pool",
+    "max_pool",
+]
+
+
+class Pooling(TensorOp):
+    """An operator on windows without weights.
+
+    Args:
+        kernel_size: the windows' lengths.
+        stride: how far apart windows are; as far as they are long where None.
+        padding: around the image.
+        dilation: how far apart a window's elements are.
+    """
+
+    def __init__(
+        self, kernel_size: Lengths, stride: Lengths | None = None, padding: Padding = 0, dilation: Lengths = 1
+    ) -> None:
+        self.kernel_size = kernel_size
+        self.stride = stride
+        self.padding = padding
+        self.dilation = dilation
+
+    def windows(self, image: Sequence[int]) -> Windows:
+        """Resolve the settings for an image of this shape, and check that windows fit."""
+        rank = len(image) - 2
+        if rank < 1:
+            raise ShapeError(f"takes an image (N, *spatial, C) with a spatial axis at least, got shape {tuple(image)}")
+        kernel = per_axis("kernel_size", self.kernel_size, rank, 1)
+        stride = kernel if self.stride is None else per_axis("stride", self.stride, rank, 1)
+        dilation = per_axis("dilation", self.dilation, rank, 1)
+        reach = tuple(apart * (length - 1) + 1 for apart, length in zip(dilation, kernel, strict=True))
+        padding = padding_pairs(self.padding, reach, stride)
+        if any(max(pair) > length // 2 for pair, length in zip(padding, reach, strict=True)):
+            raise ShapeError(f"padding is at most half a window, got {padding} for windows of {reach}")
+        windows = Windows(kernel, stride, padding, dilation, reach, 1)
+        windows.count(image[1:-1])
+        return windows
+
+
+# ----------------------------------------------------------------------------------- arithmetic on raw arrays
+
+
+def pad_with_least(image: Array, windows: Windows) -> Array:
+    """Put −inf around an image."""
+    if not any(map(sum, windows.padding)):
+        return image
+    xp = array_namespace(image)
+    if np.dtype(image.dtype).kind in "biu":
+        raise DTypeError(f"padding is minus infinity, which only floating-point images have, got {image.dtype}")
+    for axis, widths in enumerate(windows.padding, start=1):
+        borders = [
+            xp.full((*image.shape[:axis], width, *image.shape[axis + 1 :]), -math.inf, dtype=image.dtype)
+            for width in widths
+        ]
+        image = xp.concat([borders[0], image, borders[1]], axis=axis)
+    return image
+
+
+def first_maxima(image: Array, y: Array, windows: Windows) -> Iterator[Array]:
+    """Yield for each tap of a padded image where it is the first that equals the window's maximum y."""
+    xp = array_namespace(image)
+    found = None
+    for tap in taps(image, windows):
+        here = xp.equal(tap, y)
+        yield here if found is None else xp.logical_and(here, xp.logical_not(found))
+        found = here if found is None else xp.logical_or(found, here)
+
+
+def add_taps(parts: Iterator[Array], windows: Windows, size: Sequence[int]) -> Array:
+    """Add one array (N, *count, C) for each tap where the tap lies: the transpose of `taps`, with the padding cut off.
+
+    The places of one tap have one remainder modulo the stride (a phase): within a phase, taps are shifted arrays.
+    """
+    padded = windows.padded_size(size)
+    steps = [-(-length // step) for length, step in zip(padded, windows.stride, strict=True)]
+    phases: dict[tuple[int, ...], Array] = {}
+    part = None
+    for position, part in zip(itertools.product(*map(range, windows.kernel)), parts, strict=True):
+        starts = [apart * at for apart, at in zip(windows.dilation, position, strict=True)]
+        phase = tuple(start % step for start, step in zip(starts, windows.stride, strict=True))
+        shifts = [start // step for start, step in zip(starts, windows.stride, strict=True)]
+        room = zip(shifts, steps, part.shape[1:-1], strict=True)
+        widths = ((0, 0), *((shift, n - have - shift) for shift, n, have in room), (0, 0))
+        moved = array_namespace(part).pad(part, widths) if any(map(sum, widths)) else part
+        phases[phase] = phases[phase] + moved if phase in phases else moved
+    assert part is not None
+    nothing = array_namespace(part).zeros((part.shape[0], *steps, part.shape[-1]), dtype=part.dtype)
+    every = [phases.get(phase, nothing) for phase in itertools.product(*map(range, windows.stride))]
+    image = every[0] if len(every) == 1 else interleave(every, windows.stride, padded)
+    inside = zip(windows.padding, size, strict=True)
+    return image[(slice(None), *(slice(before, before + length) for (before, _), length in inside))]
+
+
+# -------------------------------------------------------------------------------------------------- maximum
+
+
+class MaxPool(Pooling):
+    """y[n, i, c] = max over k of a[n, stride · i + dilation · k − padding, c]."""
+
+    name = "max_pool"
+    computes_wide = False
+
+    def compute(self, a: Array) -> Array:
+        windows = self.windows(a.shape)
+        xp = array_namespace(a)
+        every = taps(pad_with_least(a, windows), windows)
+        y = next(every)
+        for tap in every:
+            y = xp.maximum(y, tap)
+        return y
+
+    def gradient(self, out_grad: Tensor, node: Tensor) -> Tensor:
+        settings = self.kernel_size, self.stride, self.padding, self.dilation
+        return MaxPoolGradient(*settings)(out_grad, node.inputs[0].detach(), node.detach())
+
+
+class MaxPoolGradient(Pooling):
+    """Each element of g, where the maximum that it belongs to lies in a: the gradient of `MaxPool`.
+
+    The operands are g (N, *count, C), the image a, and its windows' maxima y.
+    """
+
+    name = "max_pool_gradient"
+
+    def compute(self, g: Array, a: Array, y: Array) -> Array:
+        windows = self.windows(a.shape)
+        xp = array_namespace(g)
+        zero = xp.zeros_like(g)
+        masks = first_maxima(pad_with_least(a, windows), y, windows)
+        return add_taps((xp.where(mask, g, zero) for mask in masks), windows, a.shape[1:-1])
+
+    def gradient(self, out_grad: Tensor, node: Tensor) -> tuple[Tensor | None, ...]:
+        _, a, y = node.inputs
+        settings = self.kernel_size, self.stride, self.padding, self.dilation
+        return MaxPoolPick(*settings)(out_grad, a, y), None, None
+
+
+class MaxPoolPick(Pooling):
+    """Of each window of an image h, the element that lies where a has its maximum: the transpose of `MaxPoolGradient`.
+
+    The operands are h, the image a of h's shape, and a's windows' maxima y.
+    """
+
+    name = "max_pool_pick"
+
+    def compute(self, h: Array, a: Array, y: Array) -> Array:
+        windows = self.windows(a.shape)
+        xp = array_namespace(h)
+        masks = first_maxima(pad_with_least(a, windows), y, windows)
+        picked = xp.zeros_like(y)
+        for mask, tap in zip(masks, taps(windows.pad(h), windows), strict=True):
+            picked = xp.where(mask, tap, picked)
+        return picked
+
+    def gradient(self, out_grad: Tensor, node: Tensor) -> tuple[Tensor | None, ...]:
+        _, a, y = node.inputs
+        settings = self.kernel_size, self.stride, self.padding, self.dilation
+        return MaxPoolGradient(*settings)(out_grad, a, y), None, None
+
+
+def max_pool(
+    a: Tensor, kernel_size: Lengths, stride: Lengths | None = None, padding: Padding = 0, dilation: Lengths = 1
+) -> Tensor:
+    """Take the maximum of each window of an image. Channels come last.
+
+    Formula, with vectors i over the result's spatial axes and k over the window's::
+
+        y[n, i, c] = max over k of a[n, stride · i + dilation · k − padding, c]
+
+    Shapes:
+        a: (N, *spatial, C), one spatial axis or more.
+        result: (N, *count, C), count = ⌊(spatial + 2·padding − dilation·(kernel_size − 1) − 1)/stride⌋ + 1.
+
+    Args:
+        a: the image.
+        kernel_size: the windows' lengths: an integer, or one for each spatial axis.
+        stride: how far apart windows are; `kernel_size` where None, so that windows lie side by side.
+        padding: −inf around the image: an integer, one or a pair for each axis, "valid" (none) or "same" (stride 1).
+        dilation: how far apart the elements of a window are.
+
+    Raises:
+        ShapeError: too few axes, a window larger than the padded image, padding of more than half a window, or a
+            setting out of its range.
+        DTypeError: padding around an image of integers.
+
+    Gradient:
+        g goes to the maximum; of several equal ones, to the first in the window's order, as in PyTorch.
+
+    Example:
+        >>> import needle as ndl
+        >>> ndl.max_pool(ndl.Tensor([[[1.0], [5.0], [2.0], [3.0]]]), 2).numpy()[0, :, 0]
+        array([5., 3.])
+    """
+    return MaxPool(kernel_size, stride, padding, dilation)(a)
+
+
+# -------------------------------------------------------------------------------------------------- average
+
+
+class Averaging(Pooling):
+    """An operator on windows' averages.
+
+    Args:
+        kernel_size, stride, padding: of the windows.
+        count_include_pad: whether padding counts as zeros, or not at all.
+    """
+
+    def __init__(
+        self,
+        kernel_size: Lengths,
+        stride: Lengths | None = None,
+        padding: Padding = 0,
+        count_include_pad: bool = True,
+    ) -> None:
+        super().__init__(kernel_size, stride, padding)
+        self.count_include_pad = count_include_pad
+
+    def divide(self, sums: Array, windows: Windows, size: Sequence[int]) -> Array:
+        """Divide windows' sums (N, *count, C) by how many elements each has."""
+        if self.count_include_pad or not any(map(sum, windows.padding)):
+            return sums / math.prod(windows.kernel)
+        counts = np.ones((1,))
+        for axis in range(len(size)):
+            starts = np.arange(sums.shape[1 + axis]) * windows.stride[axis] - windows.padding[axis][0]
+            ends = np.minimum(starts + windows.kernel[axis], size[axis])
+            counts = np.multiply.outer(counts, ends - np.maximum(starts, 0))
+        return sums / array_namespace(sums).asarray(counts[..., None].astype(sums.dtype))
+
+
+class AvgPool(Averaging):
+    """y[n, i, c] = mean over k of a[n, stride · i + k − padding, c]."""
+
+    name = "avg_pool"
+
+    def compute(self, a: Array) -> Array:
+        windows = self.windows(a.shape)
+        every = taps(windows.pad(a), windows)
+        total = next(every)
+        for tap in every:
+            total = total + tap
+        return self.divide(total, windows, a.shape[1:-1])
+
+    def gradient(self, out_grad: Tensor, node: Tensor) -> Tensor:
+        settings = self.kernel_size, self.stride, self.padding, self.count_include_pad
+        return AvgPoolGradient(*settings, size=node.inputs[0].shape[1:-1])(out_grad)
+
+
+class AvgPoolGradient(Averaging):
+    """Each element of g, in equal parts over its window: the gradient of `AvgPool`.
+
+    Args:
+        kernel_size, stride, padding, count_include_pad: those of the pooling.
+        size: the image's spatial lengths.
+    """
+
+    name = "avg_pool_gradient"
+
+    def __init__(
+        self,
+        kernel_size: Lengths,
+        stride: Lengths | None = None,
+        padding: Padding = 0,
+        count_include_pad: bool = True,
+        size: Sequence[int] = (),
+    ) -> None:
+        super().__init__(kernel_size, stride, padding, count_include_pad)
+        self.size = tuple(size)
+
+    def compute(self, g: Array) -> Array:
+        windows = self.windows((g.shape[0], *self.size, g.shape[-1]))
+        count = windows.count(self.size)
+        if tuple(g.shape[1:-1]) != count:
+            raise ShapeError(f"an image of {self.size} has {count} windows, the elements are {g.shape}")
+        share = self.divide(g, windows, self.size)
+        return add_taps(iter([share] * math.prod(windows.kernel)), windows, self.size)
+
+    def gradient(self, out_grad: Tensor, node: Tensor) -> Tensor:
+        return AvgPool(self.kernel_size, self.stride, self.padding, self.count_include_pad)(out_grad)
+
+
+def avg_pool(
+    a: Tensor,
+    kernel_size: Lengths,
+    stride: Lengths | None = None,
+    padding: Padding = 0,
+    count_include_pad: bool = True,
+) -> Tensor:
+    """Take the average of each window of an image. Channels come last.
+
+    Formula, with vectors i over the result's spatial axes and k over the window's::
+
+        y[n, i, c] = mean over k of a[n, stride · i + k − padding, c]
+
+    Shapes:
+        a: (N, *spatial, C), one spatial axis or more.
+        result: (N, *count, C), count = ⌊(spatial + 2·padding − kernel_size)/stride⌋ + 1.
+
+    Args:
+        a: the image.
+        kernel_size: the windows' lengths: an integer, or one for each spatial axis.
+        stride: how far apart windows are; `kernel_size` where None, so that windows lie side by side.
+        padding: around the image: an integer, one or a pair for each axis, "valid" (none) or "same" (stride 1).
+        count_include_pad: whether padding counts as zeros; where False, averages are of the image's elements alone.
+
+    Raises:
+        ShapeError: too few axes, a window larger than the padded image, padding of more than half a window, or a
+            setting out of its range.
+
+    Gradient:
+        g is spread in equal parts over the window.
+
+    Example:
+        >>> import needle as ndl
+        >>> ndl.avg_pool(ndl.Tensor([[[1.0], [5.0], [2.0], [3.0]]]), 2).numpy()[0, :, 0]
+        array([3. , 2.5])
+    """
+    return AvgPool(kernel_size, stride, padding, count_include_pad)(a)
+
+
+# ------------------------------------------------------------------------------------------- to a given size
+
+
+def adaptive_avg_pool(a: Tensor, output_size: Lengths) -> Tensor:
+    """Average an image down (or up) to a given size. Channels come last.
+
+    Formula, along each spatial axis of length L, for element i of n::
+
+        y[i] = mean of a[⌊i·L/n⌋ … ⌈(i + 1)·L/n⌉ − 1]
+
+    Shapes:
+        a: (N, *spatial, C), one spatial axis or more.
+        result: (N, *output_size, C).
+
+    Args:
+        a: the image.
+        output_size: an integer, or one for each spatial axis.
+
+    Raises:
+        ShapeError: too few axes, no elements along one, or a size out of its range.
+
+    Example:
+        >>> import needle as ndl
+        >>> ndl.adaptive_avg_pool(ndl.Tensor([[[1.0], [5.0], [3.0]]]), 2).numpy()[0, :, 0]
+        array([3., 4.])
+    """
+    return _adapt("adaptive_avg_pool", a, output_size, avg_pool, mean)
+
+
+def adaptive_max_pool(a: Tensor, output_size: Lengths) -> Tensor:
+    """Take maxima of an image, as many as a given size has. Channels come last.
+
+    The windows are those of `adaptive_avg_pool`, and so are shapes, arguments and errors. Where the sizes are no
+    multiples of `output_size`, equal maxima share the gradient.
+
+    Example:
+        >>> import needle as ndl
+        >>> ndl.adaptive_max_pool(ndl.Tensor([[[1.0], [5.0], [3.0]]]), 2).numpy()[0, :, 0]
+        array([5., 5.])
+    """
+    return _adapt("adaptive_max_pool", a, output_size, max_pool, maximum_of)
+
+
+def _adapt(
+    called: str,
+    a: Tensor,
+    output_size: Lengths,
+    pool: Callable[..., Tensor],
+    reduce: Callable[..., Tensor],
+) -> Tensor:
+    """Pool with windows of one length where the sizes divide, else one axis after another, a window at a time."""
+    if a.ndim < 3 or 0 in a.shape[1:-1]:
+        raise ShapeError(f"{called} takes an image (N, *spatial, C) with elements, got shape {tuple(a.shape)}")
+    size = per_axis("output_size", output_size, a.ndim - 2, 1)
+    if not any(length % n for length, n in zip(a.shape[1:-1], size, strict=True)):
+        return pool(a, [length // n for length, n in zip(a.shape[1:-1], size, strict=True)])
+    for axis, n in enumerate(size, start=1):
+        length = a.shape[axis]
+        bounds = [(i * length // n, -(-(i + 1) * length // n)) for i in range(n)]
+        parts = [getitem(a, (slice(None),) * axis + (slice(*pair),)) for pair in bounds]
+        a = stack([reduce(part, axis) for part in parts], axis)
+    return a

@@ -1,0 +1,172 @@
+"""Loss scaling: keeps small gradients of float16 from vanishing, and steps out of the way of those that overflow."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from functools import reduce
+from operator import and_
+from typing import Any
+
+import numpy as np
+
+from needle.autograd import Tensor
+from needle.device import Array, array_namespace
+from needle.dtype import float32, int32, is_narrow
+from needle.errors import CheckpointError, DTypeError, GradientError, SettingError
+from needle.ops import multiply
+from needle.optim import clipping
+from needle.optim.optimizer import Optimizer
+
+__all__ = ["GradScaler"]
+
+# Beyond these a scale helps nobody, and would itself overflow or vanish.
+_SMALLEST, _LARGEST = 2.0**-24, 2.0**24
+
+
+class GradScaler:
+    """Scales losses, so that gradients in float16 are neither too small nor too large, and finds the scale by itself.
+
+    Formula::
+
+        g ← (∂(s · loss)/∂θ) / s
+        where every g is finite:  step;  s ← growth · s after `interval` such steps in a row
+        otherwise:                no step;  s ← backoff · s
+
+    Written without a branch on values, so that it can be compiled: see `Optimizer.step_if`. A step that is left out
+    counts in the optimizer's `t`, and for its schedules.
+
+    Args:
+        scale: s to begin with.
+        growth: what s is multiplied by after `interval` good steps, above 1.
+        backoff: what s is multiplied by where a gradient is not finite, between 0 and 1.
+        interval: how many good steps in a row make s grow.
+        enabled: False makes `scale` and `step` do nothing of their own, for the same code without scaling.
+
+    State:
+        scale_factor: s, float32, a Tensor of no axes.
+        good_steps: how many good steps there were in a row, int32, a Tensor of no axes.
+
+    Raises:
+        SettingError: an argument outside of its range.
+
+    Example:
+        >>> import needle as ndl
+        >>> w = ndl.Tensor([2.0], dtype="float32")
+        >>> opt, scaler = ndl.optim.SGD([w], lr=0.25), ndl.optim.GradScaler()
+        >>> with ndl.autocast("float16"):
+        ...     loss = (w * w).sum()
+        >>> scaler.scale(loss).backward()
+        >>> scaler.step(opt)
+        needle.Tensor(True)
+        >>> w
+        needle.Tensor([1.])
+
+    Reference:
+        P. Micikevicius et al., "Mixed precision training", 2018, section 3.2.
+    """
+
+    def __init__(
+        self,
+        scale: float = 2.0**16,
+        growth: float = 2.0,
+        backoff: float = 0.5,
+        interval: int = 2000,
+        enabled: bool = True,
+    ) -> None:
+        if not _SMALLEST <= scale <= _LARGEST:
+            raise SettingError(f"GradScaler: scale is between 2⁻²⁴ and 2²⁴, got {scale}")
+        if not (math.isfinite(growth) and growth > 1):
+            raise SettingError(f"GradScaler: growth is finite and above 1, got {growth}")
+        if not 0 < backoff < 1:
+            raise SettingError(f"GradScaler: backoff is between 0 and 1, got {backoff}")
+        if interval < 1:
+            raise SettingError(f"GradScaler: interval is 1 or more, got {interval}")
+        self.growth = growth
+        self.backoff = backoff
+        self.interval = interval
+        self.enabled = enabled
+        self.scale_factor = Tensor(scale, dtype=float32, requires_grad=False)
+        self.good_steps = Tensor(0, dtype=int32, requires_grad=False)
+
+    def scale(self, loss: Tensor) -> Tensor:
+        """Return s · loss, in float32 where the loss is float16 or bfloat16: call `backward` on it.
+
+        Raises:
+            DTypeError: the loss is no Tensor.
+        """
+        if not isinstance(loss, Tensor):
+            raise DTypeError(f"GradScaler.scale: the loss is a Tensor, got {type(loss).__name__}")
+        if not self.enabled:
+            return loss
+        factor = self.scale_factor
+        return multiply(loss, factor if is_narrow(loss.dtype) else factor.astype(loss.dtype))
+
+    def step(self, optimizer: Optimizer, max_norm: float | None = None) -> Tensor:
+        """Divide the gradients by s, step where all are finite, and adjust s.
+
+        Args:
+            optimizer: whose parameters have gradients of a scaled loss. They keep the divided ones.
+            max_norm: clip the gradients to this common norm, once they are divided.
+
+        Returns:
+            Whether the step was made: a bool Tensor of no axes.
+
+        Raises:
+            GradientError: no parameter has a gradient.
+            SettingError: `max_norm` is not above 0.
+        """
+        parameters = list(dict.fromkeys(one for one in optimizer.params if one.grad is not None))
+        if not parameters:
+            raise GradientError("GradScaler.step: no parameter of the optimizer has a gradient: call backward() first")
+        if self.enabled:
+            self._unscale(parameters)
+        finite = _all_finite(parameters)
+        if max_norm is not None:
+            clipping.clip_norm(parameters, max_norm)
+        optimizer.step_if(finite)
+        if self.enabled:
+            self._adjust(finite.realize_cached_data())
+        return finite
+
+    def _unscale(self, parameters: list[Tensor]) -> None:
+        factor = self.scale_factor.realize_cached_data()
+        for parameter in parameters:
+            g = parameter.grad.realize_cached_data()
+            xp = array_namespace(g)
+            divided = g / (factor if is_narrow(g.dtype) else xp.astype(factor, g.dtype))
+            parameter.grad = Tensor.make_const(xp.asarray(divided))
+
+    def _adjust(self, finite: Array) -> None:
+        """Let s grow after enough good steps, and shrink after a bad one."""
+        xp = array_namespace(finite)
+        scale, good = self.scale_factor.realize_cached_data(), self.good_steps.realize_cached_data()
+        good = xp.where(finite, good + 1, xp.zeros_like(good))
+        grows = good >= self.interval
+        larger = xp.where(grows, xp.minimum(scale * self.growth, xp.asarray(_LARGEST, dtype=float32)), scale)
+        smaller = xp.maximum(scale * self.backoff, xp.asarray(_SMALLEST, dtype=float32))
+        self.scale_factor.cached_data = xp.asarray(xp.where(finite, larger, smaller), dtype=float32)
+        self.good_steps.cached_data = xp.asarray(xp.where(grows, xp.zeros_like(good), good), dtype=int32)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return s, and how many good steps there were in a row."""
+        return {"scale": float(self.scale_factor.numpy()), "good_steps": int(self.good_steps.numpy())}
+
+    def load_state_dict(self, saved: Mapping[str, Any]) -> None:
+        """Go back to a state that `state_dict` returned.
+
+        Raises:
+            CheckpointError: it is no such state. Nothing is changed then.
+        """
+        if set(saved) != {"scale", "good_steps"}:
+            raise CheckpointError(f"GradScaler: the state holds scale and good_steps, got {', '.join(map(str, saved))}")
+        self.scale_factor.cached_data = np.asarray(saved["scale"], dtype=float32)
+        self.good_steps.cached_data = np.asarray(saved["good_steps"], dtype=int32)
+
+
+def _all_finite(parameters: list[Tensor]) -> Tensor:
+    """Tell whether every element of every gradient is finite."""
+    arrays = [parameter.grad.realize_cached_data() for parameter in parameters]
+    xp = array_namespace(arrays[0])
+    finite = [xp.all(xp.isfinite(xp.astype(array, float32) if is_narrow(array.dtype) else array)) for array in arrays]
+    return Tensor.make_const(xp.asarray(reduce(and_, finite)))

@@ -1,0 +1,32 @@
+"""Dropping whole channels."""
+
+import numpy as np
+import pytest
+
+import needle as ndl
+from needle import nn
+from needle.errors import DataError, ShapeError
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_channels_are_dropped_whole_and_the_rest_scaled(dtype):
+    np.random.seed(0)
+    x = np.random.rand(3, 4, 2, 5).astype(dtype) + 1
+    np.random.seed(1)
+    y = nn.Dropout2d(0.4)(ndl.Tensor(x)).numpy()
+    np.random.seed(1)
+    mask = np.random.rand(3, 4, 1, 1) <= 0.6
+    assert y.dtype == dtype
+    np.testing.assert_allclose(y, x * mask / 0.6, rtol=1e-6)
+
+
+def test_evaluation_passes_everything():
+    x = ndl.init.ones(1, 2, 3, 3)
+    assert nn.Dropout2d(0.9).eval()(x) is x
+
+
+def test_other_shapes_and_probabilities_are_refused():
+    with pytest.raises(ShapeError, match=r"Dropout2d: expected x of shape \(N, C, H, W\), got \(2, 3\)"):
+        nn.Dropout2d()(ndl.init.ones(2, 3))
+    with pytest.raises(DataError, match=r"Dropout2d: the probability p is in \[0, 1\), got 1"):
+        nn.Dropout2d(1)

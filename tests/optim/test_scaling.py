@@ -1,0 +1,143 @@
+"""Loss scaling: gradients are divided again, steps that overflow are left out, and the scale finds its place."""
+
+import numpy as np
+import pytest
+
+import needle as ndl
+from needle import optim
+from needle.errors import CheckpointError, DTypeError, GradientError, SettingError, ShapeError
+
+
+def parameter(*values, dtype="float32"):
+    return ndl.Tensor(np.array(values), dtype=dtype)
+
+
+def make_step(w, opt, scaler, compiled, **options):
+    def step(x):
+        opt.reset_grad()
+        scaler.scale((w * x).sum()).backward()
+        return scaler.step(opt, **options)
+
+    return ndl.jit(step) if compiled else step
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_good_steps_are_those_without_scaling(compiled, dtype):
+    w, other = parameter(1, 2, dtype=dtype), parameter(1, 2, dtype=dtype)
+    opt, plain = optim.Adam([w], lr=0.1), optim.Adam([other], lr=0.1)
+    step = make_step(w, opt, optim.GradScaler(scale=1024), compiled)
+    for n in range(3):
+        x = ndl.Tensor([0.5 + n, -3.0], dtype=dtype, requires_grad=False)
+        assert step(x).numpy()
+        plain.reset_grad()
+        (other * x).sum().backward()
+        plain.step()
+        np.testing.assert_allclose(w.grad.numpy(), x.numpy(), rtol=1e-6)
+        np.testing.assert_allclose(w.numpy(), other.numpy(), rtol=1e-6)
+    assert w.dtype == dtype
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("bad", [np.inf, -np.inf, np.nan])
+def test_a_bad_step_changes_nothing_but_the_scale(compiled, bad):
+    w = parameter(1, 2)
+    opt, scaler = optim.Adam([w], lr=0.1), optim.GradScaler(scale=8, interval=2, backoff=0.25)
+    step = make_step(w, opt, scaler, compiled)
+    good, wrong = (ndl.Tensor([one, 1.0], dtype="float32", requires_grad=False) for one in (1.0, bad))
+    assert not step(wrong).numpy()  # also where there is no state yet
+    np.testing.assert_array_equal(w.numpy(), [1, 2])
+    np.testing.assert_array_equal(opt.m[w].numpy(), [0, 0])
+    assert step(good).numpy()
+    before = w.numpy(), opt.m[w].numpy(), opt.v[w].numpy()
+    assert not step(wrong).numpy()
+    for one, other in zip((w, opt.m[w], opt.v[w]), before, strict=True):
+        np.testing.assert_array_equal(one.numpy(), other)
+    assert scaler.state_dict() == {"scale": 0.5, "good_steps": 0}
+    assert opt.t == 3
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_the_scale_grows_after_good_steps_up_to_a_limit(compiled):
+    w = parameter(1.0)
+    scaler = optim.GradScaler(scale=2.0**22, interval=2)
+    step = make_step(w, optim.SGD([w], lr=0.1), scaler, compiled)
+    x = ndl.Tensor([1.0], dtype="float32", requires_grad=False)
+    scales = []
+    for _ in range(7):
+        step(x)
+        scales.append(np.log2(scaler.state_dict()["scale"]))
+    assert scales == [22, 23, 23, 24, 24, 24, 24]
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_small_gradients_of_float16_survive(compiled):
+    def slope(scaler):
+        w = parameter(1.0)
+
+        def step(x):
+            with ndl.autocast("float16"):
+                y = w.reshape((1, 1)) @ x
+            scaler.scale(y.sum() * 1e-9).backward()
+            scaler.step(optim.SGD([w], lr=0.0))
+
+        (ndl.jit(step) if compiled else step)(ndl.Tensor([[1.0]], dtype="float32", requires_grad=False))
+        return w.grad.numpy()
+
+    assert slope(optim.GradScaler(enabled=False)) == 0
+    np.testing.assert_allclose(slope(optim.GradScaler()), 1e-9, rtol=0.05)
+
+
+def test_clipping_comes_after_dividing():
+    w = parameter(3.0, 4.0)
+    opt = optim.SGD([w], lr=1.0)
+    make_step(w, opt, optim.GradScaler(), False, max_norm=1.0)(ndl.Tensor([3.0, 4.0], dtype="float32"))
+    np.testing.assert_allclose(w.grad.numpy(), [0.6, 0.8], rtol=1e-6)
+    np.testing.assert_allclose(w.numpy(), [2.4, 3.2], rtol=1e-6)
+
+
+def test_disabled_is_a_plain_step():
+    w, scaler = parameter(2.0), optim.GradScaler(enabled=False)
+    opt = optim.SGD([w], lr=0.5)
+    loss = (w * w).sum()
+    assert scaler.scale(loss) is loss
+    loss.backward()
+    scaler.step(opt)
+    assert w.numpy() == 0
+    assert scaler.state_dict()["good_steps"] == 0
+
+
+def test_state_comes_back():
+    scaler = optim.GradScaler()
+    scaler.load_state_dict({"scale": 4.0, "good_steps": 7})
+    assert scaler.state_dict() == {"scale": 4.0, "good_steps": 7}
+    with pytest.raises(CheckpointError, match="got scale"):
+        scaler.load_state_dict({"scale": 4.0})
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"scale": 0}, "scale is between"),
+        ({"scale": float("nan")}, "scale is between"),
+        ({"growth": 1}, "growth is finite and above 1, got 1"),
+        ({"backoff": 1}, "backoff is between 0 and 1, got 1"),
+        ({"interval": 0}, "interval is 1 or more, got 0"),
+    ],
+)
+def test_settings_out_of_range_are_refused(options, message):
+    with pytest.raises(SettingError, match=message):
+        optim.GradScaler(**options)
+
+
+def test_what_is_wrong_is_said():
+    w = parameter(1.0)
+    opt, scaler = optim.SGD([w], lr=0.1), optim.GradScaler()
+    with pytest.raises(GradientError, match=r"call backward\(\) first"):
+        scaler.step(opt)
+    with pytest.raises(DTypeError, match="the loss is a Tensor, got float"):
+        scaler.scale(1.0)
+    with pytest.raises(ShapeError, match="no axes"):
+        opt.step_if(ndl.Tensor([True]))
+    with pytest.raises(DTypeError, match="a bool Tensor, got float64"):
+        opt.step_if(ndl.Tensor(1.0))
