@@ -147,6 +147,17 @@ def test_every_layer_takes_any_batch_where_it_is_open(name):
             np.testing.assert_allclose(one, other.numpy(), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize(
+    ("name", "operator"), [("MaxPool2d", "MaxPool"), ("AvgPool2d", "AveragePool"), ("Conv", "Conv")]
+)
+def test_windows_are_written_as_onnx_has_them(name, operator):
+    layer, arrays, axis = make(name)
+    exported = ndl.onnx.export(layer, arrays, batch_axis=axis)
+    written = [node.op_type for node in exported.graph.node]
+    assert operator in written
+    assert "Slice" not in written
+
+
 def test_embedding_and_labels_are_integers():
     layer, loss = nn.Embedding(7, 3), nn.CrossEntropyLoss()
     check(layer, [np.array([[0, 6, 1]])])

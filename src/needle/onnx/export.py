@@ -27,9 +27,10 @@ from needle.jit.function import JitFunction, follow_call
 from needle.jit.program import CompiledCall
 from needle.jit.recorder import ArgumentPlace, Draw, HostArray, HostScalar, OperatorResult, StatePlace
 from needle.nn import Buffer, Module, Parameter
-from needle.onnx.primitives import CONVOLUTIONS, PrimitiveWriter
+from needle.onnx.primitives import POOLINGS, WHOLE, PrimitiveWriter
 from needle.onnx.writer import Writer, onnx_package
-from needle.ops.convolution import Conv, ConvTranspose
+from needle.ops.convolution import Conv, ConvTranspose, Windows
+from needle.ops.pooling import Pooling
 
 __all__ = ["export"]
 
@@ -159,7 +160,7 @@ def _followed(function: Callable[..., Any], arguments: list[Any]) -> _Program:
 
 
 class _Program:
-    """A followed function: its graph, with the convolutions as nodes of their own, simplified."""
+    """A followed function: its graph, with convolutions and poolings as nodes of their own, simplified."""
 
     def __init__(self, call: CompiledCall, leaves: Sequence[Tensor]) -> None:
         self.call = call
@@ -167,21 +168,22 @@ class _Program:
         self.result_places = call.returned_places()
         used = [place for place in self.result_places if isinstance(place, int)]
         graph = Graph(call.graph.inputs, tuple(call.graph.outputs[place] for place in used))
-        self.graph = simplify(_with_convolutions(graph, call))
+        self.graph = simplify(_with_whole_operators(graph, call))
         self.outputs = dict(zip(used, self.graph.outputs, strict=True))
 
 
-def _with_convolutions(graph: Graph, call: CompiledCall) -> Graph:
-    """Put single nodes in the place of what convolutions were traced to."""
-    found = {one.node: one for one in call.recorder.results if one.name in CONVOLUTIONS and len(one.operands) == 2}
+def _with_whole_operators(graph: Graph, call: CompiledCall) -> Graph:
+    """Put single nodes in the place of what convolutions and poolings were traced to."""
+    found = {one.node: one for one in call.recorder.results if one.name in WHOLE}
     new: dict[Node, Node] = {}
     for node in graph.nodes():
         inputs = tuple(new[one] for one in node.inputs)
+        new[node] = Node(node.primitive, inputs, node.params, *_kind(node)) if inputs != node.inputs else node
         if node in found:
             operands = tuple(new[one] for one in found[node].operands)
-            new[node] = Node(found[node].name, operands, _settings(found[node], operands, node), *_kind(node))
-        else:
-            new[node] = Node(node.primitive, inputs, node.params, *_kind(node)) if inputs != node.inputs else node
+            settings = _settings(found[node], operands, node)
+            if settings is not None and any(one.primitive != "constant" for one in operands):
+                new[node] = Node(found[node].name, operands, settings, *_kind(node))
     return Graph(graph.inputs, tuple(new[one] for one in graph.outputs))
 
 
@@ -189,18 +191,38 @@ def _kind(node: Node) -> tuple[tuple[int, ...], np.dtype[Any]]:
     return node.shape, node.dtype
 
 
-def _settings(found: OperatorResult, operands: tuple[Node, ...], node: Node) -> dict[str, Any]:
-    """Return a convolution's settings as ONNX takes them."""
+def _settings(found: OperatorResult, operands: tuple[Node, ...], node: Node) -> dict[str, Any] | None:
+    """Return an operator's settings as ONNX takes them; None where it does not take these."""
+    if found.name in POOLINGS:
+        return _pooling_settings(found, operands[0])
+    if len(operands) != 2:
+        return None
     op = (Conv if found.name == "conv" else ConvTranspose)(**found.settings)
     windows = op.windows(operands[1].shape[:-2])
-    pads = (*(before for before, _ in windows.padding), *(after for _, after in windows.padding))
-    settings = {"strides": windows.stride, "pads": pads, "dilations": windows.dilation, "groups": windows.groups}
+    settings = {**_window_settings(windows), "dilations": windows.dilation, "groups": windows.groups}
     if isinstance(op, ConvTranspose):
         parts = zip(
             node.shape[1:-1], operands[0].shape[1:-1], windows.stride, windows.reach, windows.padding, strict=True
         )
         settings["output_padding"] = tuple(n - (m - 1) * step - reach + sum(pair) for n, m, step, reach, pair in parts)
     return settings
+
+
+def _pooling_settings(found: OperatorResult, image: Node) -> dict[str, Any] | None:
+    known = {name: value for name, value in found.settings.items() if name != "count_include_pad"}
+    windows = Pooling(**known).windows(image.shape)
+    narrow = any(max(pair) >= length for pair, length in zip(windows.padding, windows.kernel, strict=True))
+    if narrow or image.dtype.kind != "f":
+        return None
+    settings = {**_window_settings(windows), "kernel_shape": windows.kernel}
+    if found.name == "max_pool":
+        return {**settings, "dilations": windows.dilation}
+    return {**settings, "count_include_pad": int(found.settings["count_include_pad"])}
+
+
+def _window_settings(windows: Windows) -> dict[str, Any]:
+    pads = (*(before for before, _ in windows.padding), *(after for _, after in windows.padding))
+    return {"strides": windows.stride, "pads": pads}
 
 
 # ---------------------------------------------------------------------------------------------------- writing
@@ -289,7 +311,7 @@ class _File:
         """Compute a node of arrays that are in the file, where it makes them no larger; None for other nodes."""
         arrays = [self._array_behind(one, names) for one in node.inputs]
         known = [array for array in arrays if array is not None]
-        is_known = known and len(known) == len(arrays) and node.primitive not in CONVOLUTIONS
+        is_known = known and len(known) == len(arrays) and node.primitive not in WHOLE
         if not is_known or node.shape != twin.shape or dict(node.params) != dict(twin.params):
             return None
         if np.prod(node.shape, dtype=int) > max(array.size for array in known):

@@ -16,10 +16,12 @@ from needle.compiler import Node
 from needle.errors import CompileError
 from needle.onnx.writer import Writer
 
-__all__ = ["CONVOLUTIONS", "PrimitiveWriter"]
+__all__ = ["CONVOLUTIONS", "POOLINGS", "WHOLE", "PrimitiveWriter"]
 
 # Nodes of these names stand in for whole operators of Needle that ONNX has too.
 CONVOLUTIONS = {"conv": "Conv", "conv_transpose": "ConvTranspose"}
+POOLINGS = {"max_pool": "MaxPool", "avg_pool": "AveragePool"}
+WHOLE = {**CONVOLUTIONS, **POOLINGS}
 
 Rule: TypeAlias = "Callable[[PrimitiveWriter, Node, Node, Sequence[str]], str]"
 
@@ -374,6 +376,14 @@ def _convolution(to: PrimitiveWriter, node: Node, twin: Node, x: Sequence[str]) 
     return to.writer.permute(y, (0, *range(2, rank + 2), 1))
 
 
+def _pooling(to: PrimitiveWriter, node: Node, twin: Node, x: Sequence[str]) -> str:
+    """Write a pooling of Needle, channels last, in ONNX's layout, channels first."""
+    rank = len(node.shape) - 2
+    image = to.writer.permute(x[0], (0, rank + 1, *range(1, rank + 1)))
+    settings = {name: list(value) if isinstance(value, tuple) else value for name, value in node.params.items()}
+    return to.writer.permute(to.writer.add(POOLINGS[node.primitive], image, **settings), (0, *range(2, rank + 2), 1))
+
+
 _RULES: dict[str, Rule] = {
     "constant": _constant,
     "not_equal": _not_equal,
@@ -410,4 +420,5 @@ _RULES: dict[str, Rule] = {
     "scatter_add": _scatter_add,
     "iota": _iota,
     **dict.fromkeys(CONVOLUTIONS, _convolution),
+    **dict.fromkeys(POOLINGS, _pooling),
 }
