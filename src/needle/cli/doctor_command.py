@@ -7,7 +7,7 @@ import platform
 import re
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from importlib import metadata
 from typing import Any
 
@@ -48,7 +48,13 @@ def run(arguments: Any) -> int:
     return 1 if faults else 0
 
 
-def _print(console: Console, title: str, rows: Any) -> None:
+def _print(console: Console, title: str, rows: Iterable[Row]) -> None:
+    rows = list(rows)
+    if not console.is_terminal:  # whole lines, however long
+        width = max((len(name) for name, _ in rows), default=0)
+        lines = [title, *(f"{name:{width}}  {value}" for name, value in rows), ""]
+        console.print(Text("\n".join(lines)))
+        return
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, show_header=False, pad_edge=False)
     table.add_column(style="bold")
     table.add_column(overflow="fold")
@@ -82,6 +88,7 @@ def _machine() -> Iterator[Row]:
     yield "processor", f"{processor.cpu}, {os.cpu_count()} cores"
     lanes = processor.vector_bytes // 4
     yield "vectors", f"{processor.vector_bytes * 8} bits ({lanes} float32), {processor.vector_registers} registers"
+    yield "matrix registers", "of bfloat16" if processor.has_tiles else "none"
     yield "threads", f"{needle.get_num_threads()} (ndl.set_num_threads sets them)"
     yield "devices", ", ".join(device.name for device in needle.all_devices() if device.enabled())
     yield "default device", needle.default_device().name

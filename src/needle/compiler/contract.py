@@ -41,7 +41,7 @@ from needle.compiler.render import RenderedKernel, render_kernel
 from needle.compiler.schedule import Contraction
 from needle.compiler.tiling import Product, Split, Tiling, choose_tiling
 
-__all__ = ["render_contraction"]
+__all__ = ["TilesFunction", "render_contraction"]
 
 # Fewer multiply-adds than this are done by one thread.
 _WORTH_SHARING = 400_000
@@ -147,7 +147,7 @@ class _Tiles:
         written = ["%out"] * self.writes_out + [names[buffer] for buffer in self.epilogue.writes]
         read = ["%a", "%b", *(names[buffer] for buffer in self.epilogue.reads)]
         parameters = [f"ptr noalias {name}" for name in [*written, *read]]
-        self.f = _TilesFunction(f"{step.name}_tiles", [*parameters, "i64 %begin", "i64 %end"], "nounwind noinline #0")
+        self.f = TilesFunction(f"{step.name}_tiles", [*parameters, "i64 %begin", "i64 %end"], "nounwind noinline #0")
         self.tile = self.f.slot(llvm_type(step.out.dtype), tiling.rows.largest * tiling.b_width)
 
     def render(self, a: Buffer, b: Buffer) -> RenderedKernel:
@@ -338,7 +338,7 @@ class _Tiles:
 
 
 @dataclass
-class _TilesFunction(Function):
+class TilesFunction(Function):
     """The function of a contraction's tiles, and the one of its epilogue that it calls."""
 
     finish: Function | None = None

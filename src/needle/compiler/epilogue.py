@@ -42,13 +42,14 @@ class Epilogue:
         self.reads = tuple(buffer for buffer in dict.fromkeys(loaded) if buffer not in known)
         self.pointers = {buffer: f"%e{number}" for number, buffer in enumerate([*self.writes, *self.reads])}
 
-    def call(self, f: Function, sums: SSA, first: tuple[SSA, SSA], size: tuple[int, int]) -> None:
+    def call(self, f: Function, sums: SSA, first: tuple[SSA, SSA], size: tuple[int | SSA, int]) -> None:
         """Compute the rest of a tile of `size` rows and vectors, given its first element's place and column."""
         begin_column, lanes = first[1], self.tiling.lanes
         left = f.binary("sub", f.integer(self.product.columns), begin_column)
         whole = f.intrinsic("smin", f.binary("udiv", left, f.integer(lanes)), f.integer(size[1]))
         pointers = [f"ptr {pointer}" for pointer in self.pointers.values()]
-        numbers = [*first, f.integer(size[0]), whole, f.integer(size[1])]
+        rows = size[0] if isinstance(size[0], SSA) else f.integer(size[0])
+        numbers = [*first, rows, whole, f.integer(size[1])]
         f.do(f"call void @{self.step.name}_tiles.finish({', '.join([*pointers, str(sums), *map(str, numbers)])})")
 
     def function(self) -> Function:

@@ -13,6 +13,7 @@ from needle.compiler.graph import Graph
 from needle.compiler.host import host
 from needle.compiler.in_place import overwrite_inputs
 from needle.compiler.layout import sink_permutations
+from needle.compiler.narrow import narrow_products
 from needle.compiler.native import compile_modules, load_modules
 from needle.compiler.program import render_program
 from needle.compiler.runtime import run_program
@@ -38,6 +39,8 @@ class Executable:
     def __init__(self, graph: Graph, may_overwrite: Mapping[int, int] | None = None) -> None:
         self.graph = graph
         self.simplified = simplify(sink_permutations(simplify(graph)))
+        if host().has_tiles:
+            self.simplified = simplify(narrow_products(self.simplified))
         program = schedule(self.simplified)
         self.program, self.overwrites = overwrite_inputs(program, may_overwrite or {})
         self.module = render_program(self.program, host())

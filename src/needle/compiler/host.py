@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
+import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -22,6 +25,7 @@ class Host:
     is_x86: bool
     first_cache_bytes: int
     second_cache_bytes: int
+    has_tiles: bool = False  # registers of whole matrices of bfloat16, which this process may use
 
     @property
     def pause(self) -> str:
@@ -59,7 +63,15 @@ def host() -> Host:
     # LLVM uses half the vector width of some processors unless told otherwise.
     flags = f"{flags},-prefer-256-bit" if is_x86 else flags
     caches = _cache_bytes(1) or 32 << 10, _cache_bytes(2) or 512 << 10
-    return Host(llvm.get_host_cpu_name(), flags, vector_bytes, registers, is_x86, *caches)
+    return Host(llvm.get_host_cpu_name(), flags, vector_bytes, registers, is_x86, *caches, _has_tiles(features))
+
+
+def _has_tiles(features: Mapping[str, bool]) -> bool:
+    """Tell whether there are tile registers for bfloat16, and Linux lets this process use them, which must be asked."""
+    if not features.get("amx-bf16") or not sys.platform.startswith("linux"):
+        return False
+    arch_prctl, request_permission, tile_data = 158, 0x1023, 18
+    return ctypes.CDLL(None).syscall(arch_prctl, request_permission, tile_data) == 0
 
 
 def _cache_bytes(level: int) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from needle.compiler.graph import Node
-from needle.compiler.primitives import ELEMENTWISE
+from needle.compiler.primitives import ELEMENTWISE, PRODUCTS
 
 __all__ = ["MOVEMENTS", "floating_point_operations"]
 
@@ -29,7 +29,7 @@ def floating_point_operations(node: Node) -> int:
     """
     if not node.inputs or node.inputs[0].dtype.kind != "f":
         return 0
-    if node.primitive == "matmul":
+    if node.primitive in PRODUCTS:
         return 2 * math.prod(node.shape) * node.inputs[0].shape[-1]
     if node.primitive in _REDUCTIONS or node.primitive == "scatter_add":
         return math.prod(node.inputs[0].shape)

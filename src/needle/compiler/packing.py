@@ -86,9 +86,11 @@ def coordinates(f: Function, number: SSA, lengths: Sequence[int]) -> list[SSA]:
     return [number, *reversed(found)] if lengths else []
 
 
-def offset(f: Function, at: Sequence[SSA], strides: Sequence[int], start: int = 0) -> SSA:
-    """Return start + Σ at[i] · strides[i]."""
+def offset(f: Function, at: Sequence[SSA], strides: Sequence[int], start: int = 0, base: SSA | None = None) -> SSA:
+    """Return base + start + Σ at[i] · strides[i]."""
     total = f.integer(start)
+    if base is not None:
+        total = f.binary("add nsw", base, total) if start else base
     for coordinate, stride in zip(at, strides, strict=True):
         if stride:
             total = f.binary("add nsw", total, f.binary("mul nsw", coordinate, f.integer(stride)))
@@ -149,7 +151,7 @@ def splat(f: Function, value: SSA, lanes: int) -> SSA:
 
 def _mangled(vector: str) -> str:
     count, element = vector.strip("<>").split(" x ")
-    return f"v{count}{'f32' if element == 'float' else 'f64'}"
+    return f"v{count}{ {'float': 'f32', 'double': 'f64'}.get(element, element) }"
 
 
 def render_pack(name: str, panels: Panels, source: Buffer, packed: Buffer) -> RenderedKernel:

@@ -17,7 +17,9 @@ from typing import Any, Protocol, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["ELEMENTWISE", "PRIMITIVES", "UFUNC_OF", "Primitive"]
+from needle.dtype import bfloat16
+
+__all__ = ["ELEMENTWISE", "PRIMITIVES", "PRODUCTS", "UFUNC_OF", "Primitive"]
 
 Shape: TypeAlias = tuple[int, ...]
 Kind: TypeAlias = tuple[Shape, np.dtype[Any]]
@@ -199,6 +201,15 @@ def _infer_matmul(a: Operand, b: Operand) -> Kind:
     return (*a.shape[:-1], b.shape[-1]), a.dtype
 
 
+def _infer_widening_matmul(a: Operand, b: Operand) -> Kind:
+    assert a.dtype == bfloat16
+    return _infer_matmul(a, b)[0], np.dtype(np.float32)
+
+
+def _evaluate_widening_matmul(a: NDArray[Any], b: NDArray[Any]) -> NDArray[Any]:
+    return np.matmul(a.astype(np.float32), b.astype(np.float32))
+
+
 def _infer_gather(a: Operand, indices: Operand) -> Kind:
     return (*indices.shape, *a.shape[1:]), a.dtype
 
@@ -248,6 +259,7 @@ _ROWS = [
     Primitive("flip", _infer_flip, np.flip),
     Primitive("concat", _infer_concat, _evaluate_concat),
     Primitive("matmul", _infer_matmul, np.matmul),
+    Primitive("widening_matmul", _infer_widening_matmul, _evaluate_widening_matmul),
     Primitive("gather", _infer_gather, _evaluate_gather),
     Primitive("scatter_add", _infer_scatter_add, _evaluate_scatter_add),
     Primitive("iota", _infer_iota, _evaluate_iota),
@@ -255,5 +267,8 @@ _ROWS = [
 
 # Those that compute each element of the result from the operands' elements at the same place.
 ELEMENTWISE = frozenset(UFUNC_OF) | {"erf", "where", "cast", "after"}
+
+# Matrix products; the second of bfloat16, summed in float32, which a pass puts in place of the first.
+PRODUCTS = frozenset({"matmul", "widening_matmul"})
 
 PRIMITIVES: dict[str, Primitive] = {row.name: row for row in _ROWS}

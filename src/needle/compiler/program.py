@@ -26,6 +26,7 @@ from needle.compiler.row_blocks import in_row_blocks
 from needle.compiler.schedule import Program
 from needle.compiler.sharing import share_functions
 from needle.compiler.thread_count import available_processors
+from needle.compiler.tile_products import render_tile_product
 
 __all__ = ["Module", "render_program"]
 
@@ -58,7 +59,8 @@ def render_program(program: Program, host: Host) -> Module:
         if isinstance(rebased, Kernel):
             rendered = [render_bordered(kernel) or render_kernel(kernel) for kernel in in_row_blocks(rebased)]
         else:
-            rendered = render_contraction(rebased, host)
+            is_narrow = rebased.a.buffer.dtype != rebased.out.dtype
+            rendered = (render_tile_product if is_narrow else render_contraction)(rebased, host)
         phases.extend(replace(phase, begins=begins) for phase in rendered)
     phases = share_functions([phase for phase in phases if phase.parts > 0])
     outside = [

@@ -40,7 +40,7 @@ from needle.compiler.loops import (
     zero_place,
 )
 from needle.compiler.operand import Operand, joined_axes, refine, straightened
-from needle.compiler.primitives import ELEMENTWISE
+from needle.compiler.primitives import ELEMENTWISE, PRODUCTS
 
 __all__ = ["Contraction", "Program", "schedule"]
 
@@ -144,7 +144,7 @@ def _choose_buffers(graph: Graph) -> set[Node]:
     cost: dict[Node, int] = {}
     depth: dict[Node, int] = {}
     for node in nodes:
-        stored = node in chosen or node.primitive in _REDUCTIONS | _ALONE | {"matmul", "gather", "pad"}
+        stored = node in chosen or node.primitive in _REDUCTIONS | _ALONE | PRODUCTS | {"gather", "pad"}
         stored = stored or (node.primitive == "constant" and math.prod(node.shape) != 1)
         elementwise = node.primitive in ELEMENTWISE
         cost[node] = sum(cost[one] for one in node.inputs) + elementwise * _weight(node.primitive)
@@ -158,7 +158,7 @@ def _choose_buffers(graph: Graph) -> set[Node]:
         if stored or repeated or long:
             chosen.add(node)
             cost[node] = depth[node] = 0
-    operands = [one for node in nodes if node.primitive == "matmul" for one in node.inputs]
+    operands = [one for node in nodes if node.primitive in PRODUCTS for one in node.inputs]
     return chosen | {_source_of(one, past="slice") for one in operands if _source_of(one) not in chosen}
 
 
@@ -408,7 +408,7 @@ class _Scheduler:
         """Put a node's stage into a kernel that there is, or into a new one."""
         if node.primitive in ("input", "constant"):
             return
-        if node.primitive == "matmul":
+        if node.primitive in PRODUCTS:
             self._place_contraction(node)
         elif node.primitive in _ALONE:
             self._place_alone(node)
@@ -572,7 +572,8 @@ class _Scheduler:
         return Store(buffer, buffer_place(buffer, moved, len(axes)), value)
 
     def _contraction(self, node: Node) -> Contraction:
-        a, b = (self._operand(one) for one in node.inputs)
+        in_steps = node.dtype in (np.float32, np.float64)  # others are done by plain loops
+        a, b = (self._operand(one, in_steps) for one in node.inputs)
         # Tiles go through both operands' sums in step, and take vectors of the right one's columns.
         if len(b.axes[-1]) > 1 or refine(a.axes[-1], b.axes[-2]) is None:
             raise _NeedsBuffer(node.inputs[1 if len(b.axes[-1]) > 1 or len(a.axes[-1]) == 1 else 0])
@@ -580,8 +581,8 @@ class _Scheduler:
             raise _NeedsBuffer(node.inputs[0 if len(b.axes[0]) == 1 else 1])
         return Contraction("", a, b, self.buffers[node], _sources([node]))
 
-    def _operand(self, node: Node) -> Operand:
-        """Find a contraction's operand inside a buffer."""
+    def _operand(self, node: Node, in_steps: bool) -> Operand:
+        """Find a contraction's operand inside a buffer; its axes may be walks of several steps where `in_steps`."""
         source, groups = (node, None) if node in self.buffers else joined_axes(node)
         rank = len(source.shape)
         value = _Lowering(self.buffers, rank, {}).value(source, axis_places(rank))
@@ -592,7 +593,7 @@ class _Scheduler:
             [(source.shape[axis], strides[axis]) for axis in group] for group in groups or [[i] for i in range(rank)]
         ]
         walks = tuple(map(straightened, steps))
-        if node.dtype not in (np.float32, np.float64) and any(len(walk) > 1 for walk in walks):
+        if not in_steps and any(len(walk) > 1 for walk in walks):
             raise _NeedsBuffer(node)
         return Operand(value.buffer, value.place.offset, walks)
 
@@ -653,7 +654,7 @@ def _divided_results(graph: Graph) -> dict[Node, tuple[int, ...]]:
     shapes: dict[Node, set[tuple[int, ...] | None]] = {}
     for node in graph.nodes():
         for one in node.inputs:
-            if one.primitive == "matmul":
+            if one.primitive in PRODUCTS:
                 keeps_columns = node.primitive == "reshape" and node.shape and node.shape[-1] == one.shape[-1]
                 shapes.setdefault(one, set()).add(node.shape if keeps_columns else None)
     whole = set(graph.outputs)
