@@ -21,7 +21,7 @@ from needle.compiler.memory import Arena, plan_memory
 from needle.compiler.native import MODULE_BREAK
 from needle.compiler.rebase import rebase
 from needle.compiler.render import RenderedKernel, render_kernel
-from needle.compiler.rounds import Share, Turn, make_rounds, shares_of
+from needle.compiler.rounds import Share, Turn, in_moments, make_rounds, shares_of
 from needle.compiler.row_blocks import in_row_blocks
 from needle.compiler.schedule import Program
 from needle.compiler.sharing import share_functions
@@ -70,7 +70,11 @@ def render_program(program: Program, host: Host) -> Module:
     ]
     rounds = make_rounds(phases)
     known = set(outside)
-    own = [[buffer for turn in turns for buffer in turn.phase.buffers if buffer not in known] for turns in rounds]
+    own = [
+        [buffer for turn in turns for buffer in turn.phase.buffers if buffer not in known]
+        for round_turns in rounds
+        for turns in in_moments(round_turns)
+    ]
     arena = plan_memory(own)
     kernels = list({phase.function.name: phase.function for phase in phases}.values())
     main = _render_main(rounds, outside, arena)

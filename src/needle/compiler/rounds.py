@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from needle.compiler.loops import Buffer
 from needle.compiler.render import RenderedKernel
 
-__all__ = ["Share", "Turn", "make_rounds", "shares_of"]
+__all__ = ["Share", "Turn", "in_moments", "make_rounds", "shares_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +42,12 @@ def shares_of(turns: Sequence[Turn], most: int) -> list[Share]:
         else:
             owned.setdefault(turn.owner, []).append(turn.phase)
     return [*shares, *(Share(tuple(phases), 1) for phases in owned.values())]
+
+
+def in_moments(turns: Sequence[Turn]) -> list[Sequence[Turn]]:
+    """Divide a round into what certainly comes one after another: the turns of its chunk, where it has but one."""
+    owners = {turn.owner for turn in turns}
+    return [[turn] for turn in turns] if len(owners) == 1 and None not in owners else [turns]
 
 
 def make_rounds(phases: Sequence[RenderedKernel]) -> list[list[Turn]]:

@@ -10,6 +10,7 @@ from needle.autograd import Tensor as Tensor
 from needle.autograd import TensorTuple as TensorTuple
 from needle.ops.activation import *
 from needle.ops.arithmetic import *
+from needle.ops.attention import *
 from needle.ops.broadcasting import *
 from needle.ops.casting import *
 from needle.ops.class_loss import *

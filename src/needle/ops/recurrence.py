@@ -23,11 +23,11 @@ from functools import reduce
 from operator import add as plus
 from typing import Any, ClassVar
 
-from needle.autograd import Alias, Tensor, TensorTuple, TensorTupleOp, enable_grad, gradients_of
+from needle.autograd import Tensor, TensorTuple, TensorTupleOp
 from needle.device import Array, array_namespace
 from needle.ops.activation import relu, sigmoid
 from needle.ops.arithmetic import add, multiply, subtract
-from needle.ops.broadcasting import summation
+from needle.ops.composition import gradients_of_adjoint
 from needle.ops.elementwise import tanh
 from needle.ops.joining import split, stack
 from needle.ops.linear_algebra import matmul
@@ -122,26 +122,7 @@ class RecurrenceAdjoint(TensorTupleOp):
         return self.recurrence.sweep_back(grads, inputs, *self.recurrence.remembered(inputs))
 
     def gradient(self, out_grad: TensorTuple, node: TensorTuple) -> list[Tensor | None]:
-        # From the definition: the small operators of each step know how to be differentiated, twice and more often.
-        with enable_grad():
-            own = [_stand_in(one) for one in node.inputs]
-            grads, inputs = own[: self.recurrence.num_states], own[self.recurrence.num_states :]
-            adjoints = _gradients(self.recurrence.composed(*inputs), grads, inputs)
-            there = [(one, by) for one, by in zip(adjoints, out_grad, strict=True) if one is not None]
-            return _gradients([one for one, _ in there], [by for _, by in there], own)
-
-
-def _stand_in(tensor: Tensor) -> Tensor:
-    """Return a node of its own for an input, as one Tensor may be several of them."""
-    if tensor.requires_grad:
-        return Alias()(tensor)
-    return Tensor.make_const(tensor.realize_cached_data(), requires_grad=True)
-
-
-def _gradients(results: Sequence[Tensor], grads: Sequence[Tensor], wanted: Sequence[Tensor]) -> list[Tensor | None]:
-    """Return the gradients of Σ results · grads."""
-    total = reduce(plus, (summation(multiply(one, by)) for one, by in zip(results, grads, strict=True)))
-    return list(gradients_of(total, total.ones_like(), wanted))
+        return gradients_of_adjoint(self.recurrence.composed, node.inputs, out_grad, self.recurrence.num_states)
 
 
 def _by_gate(sums: Tensor, num_gates: int) -> State:

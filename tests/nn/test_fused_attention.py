@@ -1,0 +1,75 @@
+"""Attention as one operator: PyTorch's answer, a learned bias, and memory that grows with the length alone."""
+
+import tracemalloc
+
+import numpy as np
+import pytest
+
+import needle as ndl
+from needle import ops
+
+from .differences import check_gradients
+
+
+def operands(*shapes, dtype="float64"):
+    generator = np.random.default_rng(5)
+    return [ndl.Tensor(generator.standard_normal(shape), dtype=dtype) for shape in shapes]
+
+
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("length", [7, 1100])
+def test_values_and_gradients_are_those_of_pytorch(causal, length):
+    torch = pytest.importorskip("torch")
+    q, k, v = operands(*[(2, 3, length, 8)] * 3)
+    theirs = [torch.tensor(one.numpy(), requires_grad=True) for one in (q, k, v)]
+    y = ndl.scaled_dot_product_attention(q, k, v, causal=causal)
+    expected = torch.nn.functional.scaled_dot_product_attention(*theirs, is_causal=causal)
+    np.testing.assert_allclose(y.numpy(), expected.detach().numpy(), rtol=1e-8, atol=1e-10)
+    (y * y).sum().backward()
+    (expected * expected).sum().backward()
+    for one, other in zip((q, k, v), theirs, strict=True):
+        np.testing.assert_allclose(one.grad.numpy(), other.grad.numpy(), rtol=1e-7, atol=1e-9)
+
+
+def test_a_learned_bias_has_a_gradient():
+    arrays = [one.numpy() for one in operands((2, 5, 4), (2, 6, 4), (2, 6, 3), (5, 6))]
+    check_gradients(ndl.scaled_dot_product_attention, *arrays)
+
+
+def test_several_blocks_are_one_compiled():
+    q, k, v = operands(*[(1, 2, 1300, 16)] * 3, dtype="float32")
+
+    def gradients(q, k, v):
+        y = ndl.scaled_dot_product_attention(q, k, v, causal=True)
+        (y * y).sum().backward()
+        return y, q.grad, k.grad, v.grad
+
+    expected = [one.numpy() for one in gradients(q, k, v)]
+    for one, other in zip(ndl.jit(gradients)(q, k, v), expected, strict=True):
+        np.testing.assert_allclose(one.numpy(), other, rtol=2e-4, atol=2e-4)
+
+
+def eager_peak(length):
+    q, k, v = operands(*[(1, 1, length, 8)] * 3, dtype="float32")
+    tracemalloc.start()
+    (ndl.scaled_dot_product_attention(q, k, v, causal=True) ** 2).sum().backward()
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    return peak
+
+
+def compiled_peak(length):
+    q, k, v = operands(*[(1, 1, length, 8)] * 3, dtype="float32")
+
+    @ndl.jit
+    def gradients(q, k, v):
+        (ops.ScaledDotProductAttention(causal=True, block=128)(q, k, v) ** 2).sum().backward()
+        return q.grad, k.grad, v.grad
+
+    return gradients.lower(q, k, v).program.executable.module.arena.size
+
+
+def test_memory_grows_with_the_length_and_not_with_its_square():
+    assert eager_peak(4096) < 2.6 * eager_peak(2048)
+    assert eager_peak(4096) < 4096 * 4096 * 4 / 4  # a quarter of one matrix of weights
+    assert compiled_peak(1024) < 2.6 * compiled_peak(512)

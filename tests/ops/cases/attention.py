@@ -1,0 +1,129 @@
+"""Rows of needle.ops.attention."""
+
+import numpy as np
+
+import needle as ndl
+from needle import ops
+from needle.errors import DTypeError, ShapeError
+
+from ..op_cases import REAL, Domain, OpCase, Refusal
+
+
+def attention(q, k, v, mask=None, causal=False, scale=None):
+    """Attention written down as it is defined; a query that sees nothing gathers nothing."""
+    logits = q @ np.swapaxes(k, -1, -2) * (1 / np.sqrt(q.shape[-1]) if scale is None else scale)
+    if mask is not None:
+        logits = np.where(mask, logits, -np.inf) if mask.dtype == bool else logits + mask
+    if causal:
+        t, s = logits.shape[-2:]
+        logits = np.where(np.arange(t)[:, None] + s - t >= np.arange(s), logits, -np.inf)
+    top = logits.max(axis=-1, keepdims=True, initial=-1e300)
+    p = np.exp(logits - top)
+    total = p.sum(axis=-1, keepdims=True)
+    return np.where(total > 0, p @ v / np.where(total > 0, total, 1), 0)
+
+
+def blocked(size, **options):
+    """Return the operator with small blocks, so that short sequences have several."""
+    return lambda *operands: ops.ScaledDotProductAttention(block=size, **options)(*operands)  # noqa: PLW0108
+
+
+SHAPES = [
+    ((2, 3), (2, 3), (2, 3)),
+    ((2, 5, 4), (2, 7, 4), (2, 7, 3)),
+    ((1, 2, 6, 2), (1, 2, 6, 2), (1, 2, 6, 1)),
+    ((1, 1), (1, 1), (1, 1)),
+    ((2, 0, 3), (2, 4, 3), (2, 4, 2)),
+]
+VISIBLE = np.random.default_rng(0).random((5, 7)) < 0.6
+VISIBLE[3] = False  # a query that sees nothing
+BIAS = np.where(VISIBLE, np.linspace(-1, 1, 35).reshape(5, 7), -np.inf)
+X = ndl.Tensor(np.ones((2, 5, 4)))
+
+
+def masked(mask):
+    return lambda q, k, v: ndl.scaled_dot_product_attention(q, k, v, ndl.Tensor(mask, requires_grad=False))
+
+
+CASES = [
+    OpCase(
+        "attention",
+        ops.ScaledDotProductAttention,
+        ndl.scaled_dot_product_attention,
+        attention,
+        SHAPES,
+        (REAL, REAL, REAL),
+        refusals=[
+            Refusal(
+                lambda: ndl.scaled_dot_product_attention(X, X[:, :, :2], X),
+                ShapeError,
+                r"queries and keys differ in their features: q \(2, 5, 4\), k \(2, 5, 2\)",
+            ),
+            Refusal(
+                lambda: ndl.scaled_dot_product_attention(X, X, X[:, :3]), ShapeError, "there is a value for each key"
+            ),
+            Refusal(
+                lambda: ndl.scaled_dot_product_attention(X, X[:1], X[:1]), ShapeError, "the axes before the last two"
+            ),
+            Refusal(lambda: ndl.scaled_dot_product_attention(X[0, 0], X, X), ShapeError, r"q is \(…, length"),
+            Refusal(
+                lambda: ndl.scaled_dot_product_attention(X, X, X, ndl.Tensor(np.ones((5, 4), bool))),
+                ShapeError,
+                r"the mask, \(5, 4\), does not broadcast to the logits, \(2, 5, 5\)",
+            ),
+            Refusal(
+                lambda: ndl.scaled_dot_product_attention(X, X, X, ndl.Tensor(np.ones((5, 5), int))),
+                DTypeError,
+                "a mask is made of booleans, or of numbers",
+            ),
+        ],
+    ),
+    OpCase(
+        "attention_causal",
+        ops.ScaledDotProductAttention,
+        lambda q, k, v: ndl.scaled_dot_product_attention(q, k, v, causal=True),
+        lambda q, k, v: attention(q, k, v, causal=True),
+        [*SHAPES[:4], ((2, 3), (5, 3), (5, 2)), ((5, 3), (2, 3), (2, 2))],
+        (REAL, REAL, REAL),
+    ),
+    OpCase(
+        "attention_scaled",
+        ops.ScaledDotProductAttention,
+        lambda q, k, v: ndl.scaled_dot_product_attention(q, k, v, scale=0.3),
+        lambda q, k, v: attention(q, k, v, scale=0.3),
+        SHAPES[:2],
+        (REAL, REAL, REAL),
+    ),
+    OpCase(
+        "attention_masked",
+        ops.ScaledDotProductAttention,
+        masked(VISIBLE),
+        lambda q, k, v: attention(q, k, v, VISIBLE),
+        SHAPES[1:2],
+        (REAL, REAL, REAL),
+    ),
+    OpCase(
+        "attention_biased",
+        ops.ScaledDotProductAttention,
+        masked(BIAS),
+        lambda q, k, v: attention(q, k, v, BIAS),
+        SHAPES[1:2],
+        (REAL, REAL, REAL),
+    ),
+    *(
+        OpCase(
+            f"attention_in_blocks{'_causal' * causal}",
+            ops.ScaledDotProductAttention,
+            blocked(3, causal=causal),
+            lambda q, k, v, causal=causal: attention(q, k, v, causal=causal),
+            [
+                ((2, 7, 2), (2, 7, 2), (2, 7, 3)),
+                ((4, 2), (8, 2), (8, 1)),
+                ((8, 2), (4, 2), (4, 1)),
+                ((2, 2), (0, 2), (0, 3)),
+            ],
+            (REAL, REAL, Domain(-2, 2)),
+        )
+        for causal in (False, True)
+    ),
+]
