@@ -1,7 +1,8 @@
 """Ready-made networks, each a short file over `needle.nn`."""
 
+from needle.models.gpt import GPT
 from needle.models.language_model import LanguageModel
 from needle.models.mlp_resnet import MLPResNet, ResidualBlock
 from needle.models.resnet9 import ConvBN, ResNet9
 
-__all__ = ["ConvBN", "LanguageModel", "MLPResNet", "ResNet9", "ResidualBlock"]
+__all__ = ["GPT", "ConvBN", "LanguageModel", "MLPResNet", "ResNet9", "ResidualBlock"]

@@ -63,7 +63,8 @@ class LanguageModel(Module):
 
     Example:
         >>> import needle as ndl
-        >>> model = ndl.models.LanguageModel(16, output_size=50, hidden_size=32, seq_model="lstm")
+        >>> from needle.models import LanguageModel
+        >>> model = LanguageModel(16, output_size=50, hidden_size=32, seq_model="lstm")
         >>> logits, (h, c) = model(ndl.init.zeros(7, 3))
         >>> logits.shape, h.shape
         ((21, 50), (1, 3, 32))

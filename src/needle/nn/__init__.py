@@ -47,11 +47,13 @@ from needle.nn.pooling import (
     MaxPool1d,
     MaxPool2d,
 )
+from needle.nn.positions import LearnedPositions, RotaryPositions, SinusoidalPositions
 from needle.nn.recurrent import RNN, RNNCell
 from needle.nn.regularization import l1_penalty, l2_penalty
 from needle.nn.resizing import Upsample
 from needle.nn.state import UnmatchedNames
 from needle.nn.transformer import Transformer, TransformerLayer
+from needle.nn.transformer_layers import Attention, KeyValueCache, TransformerDecoderLayer, TransformerEncoderLayer
 
 __all__ = [
     "ELU",
@@ -62,6 +64,7 @@ __all__ = [
     "AdaptiveAvgPool1d",
     "AdaptiveAvgPool2d",
     "AdaptiveMaxPool2d",
+    "Attention",
     "AttentionLayer",
     "AvgPool1d",
     "AvgPool2d",
@@ -88,11 +91,13 @@ __all__ = [
     "InstanceNorm1d",
     "InstanceNorm2d",
     "KLDivLoss",
+    "KeyValueCache",
     "L1Loss",
     "LSTMCell",
     "LayerNorm",
     "LayerNorm1d",
     "LeakyReLU",
+    "LearnedPositions",
     "Linear",
     "LogSoftmax",
     "MSELoss",
@@ -108,14 +113,18 @@ __all__ = [
     "RNNCell",
     "ReLU",
     "Residual",
+    "RotaryPositions",
     "Sequential",
     "SiLU",
     "Sigmoid",
+    "SinusoidalPositions",
     "Softmax",
     "SoftmaxLoss",
     "Softplus",
     "Tanh",
     "Transformer",
+    "TransformerDecoderLayer",
+    "TransformerEncoderLayer",
     "TransformerLayer",
     "UnmatchedNames",
     "Upsample",

@@ -29,7 +29,7 @@ import numpy as np
 
 from needle.autograd import Tensor, TensorOp, TensorTuple, TensorTupleOp
 from needle.device import Array, array_namespace
-from needle.dtype import is_narrow
+from needle.dtype import float16, is_narrow
 from needle.errors import DTypeError, ShapeError
 from needle.ops.arithmetic import add, mul_scalar
 from needle.ops.broadcasting import broadcast_rule
@@ -147,17 +147,22 @@ class ScaledDotProductAttention(TensorOp):
 
     def composed(self, q: Tensor, k: Tensor, v: Tensor, *mask: Tensor) -> tuple[Tensor]:
         """Return what this operator returns, put together of small operators."""
+        return (matmul(self.weights(q, k, *mask), v),)
+
+    def weights(self, q: Tensor, k: Tensor, *mask: Tensor) -> Tensor:
+        """Return the weights as a whole, put together of small operators."""
         scale = 1 / math.sqrt(q.shape[-1]) if self.scale is None else self.scale
         logits = mul_scalar(matmul(q, transpose(k)), scale)
         visible = self._visible(q, k, mask)
         if mask and mask[0].dtype.kind != "b":
             logits = add(logits, where(visible[0], mask[0], 0.0))
+        lowest = -6e4 if logits.dtype == float16 else -1e30
         for one in visible:
-            logits = where(one, logits, -1e30)
+            logits = where(one, logits, lowest)
         weights = softmax(logits)
         for one in visible:
             weights = where(one, weights, 0.0)
-        return (matmul(weights, v),)
+        return weights
 
     def _visible(self, q: Tensor, k: Tensor, mask: tuple[Tensor, ...]) -> list[Tensor]:
         """Return what tells which keys a query sees: booleans, all of which must hold."""

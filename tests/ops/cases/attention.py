@@ -5,6 +5,7 @@ import numpy as np
 import needle as ndl
 from needle import ops
 from needle.errors import DTypeError, ShapeError
+from needle.ops.attention import AttentionAdjoint
 
 from ..op_cases import REAL, Domain, OpCase, Refusal
 
@@ -45,7 +46,27 @@ def masked(mask):
     return lambda q, k, v: ndl.scaled_dot_product_attention(q, k, v, ndl.Tensor(mask, requires_grad=False))
 
 
+def slopes(g, q, k, v, causal=False):
+    """The adjoints of q, k and v, from the weights as they are defined."""
+    scale = 1 / np.sqrt(q.shape[-1])
+    p = attention(q, k, np.broadcast_to(np.eye(k.shape[-2]), (*k.shape[:-1], k.shape[-2])), causal=causal)
+    dp = g @ np.swapaxes(v, -1, -2)
+    ds = p * (dp - (dp * p).sum(axis=-1, keepdims=True))
+    return ds @ k * scale, np.swapaxes(ds, -1, -2) @ q * scale, np.swapaxes(p, -1, -2) @ g
+
+
 CASES = [
+    *(
+        OpCase(
+            f"attention_adjoint{'_in_blocks' * (block < 9)}{'_causal' * causal}",
+            AttentionAdjoint,
+            AttentionAdjoint(ops.ScaledDotProductAttention(causal=causal, block=block)),
+            lambda g, q, k, v, causal=causal: slopes(g, q, k, v, causal),
+            [((2, 5, 3), (2, 5, 4), (2, 7, 4), (2, 7, 3)), ((1, 2), (1, 1), (1, 1), (1, 2))],
+            (REAL, REAL, REAL, REAL),
+        )
+        for causal, block in ((False, 9), (True, 9), (True, 2))
+    ),
     OpCase(
         "attention",
         ops.ScaledDotProductAttention,
