@@ -14,7 +14,6 @@ from needle.autograd import Tensor, no_grad
 from needle.device import Device
 from needle.errors import SettingError, ShapeError
 from needle.nn import (
-    Dropout,
     Embedding,
     KeyValueCache,
     LayerNorm,
@@ -25,6 +24,7 @@ from needle.nn import (
     RotaryPositions,
     TransformerEncoderLayer,
 )
+from needle.nn.transformer_layers import dropout_layer
 from needle.ops import matmul, transpose
 
 __all__ = ["GPT"]
@@ -95,7 +95,7 @@ class GPT(Module):
         self.positions = LearnedPositions(width, max_length, **place) if positions == "learned" else None
         rotary = RotaryPositions(width // num_heads, max_length, **place) if positions == "rotary" else None
         options: dict[str, Any] = {"dropout": dropout, "activation": "gelu", "norm_first": True, "rotary": rotary}
-        self.dropout = Dropout(dropout)
+        self.dropout = dropout_layer(dropout)
         self.layers = [TransformerEncoderLayer(width, num_heads, **options, **place) for _ in range(num_layers)]
         self.norm = LayerNorm(width, **place)
         self.head = None if tied else Linear(width, vocab_size, bias=False, **place)

@@ -11,6 +11,7 @@ from needle.autograd import Tensor
 from needle.device import Device
 from needle.errors import SettingError, ShapeError
 from needle.nn.attention import merge_heads, split_heads
+from needle.nn.container import Identity
 from needle.nn.dropout import Dropout
 from needle.nn.linear import Linear
 from needle.nn.module import Module
@@ -30,6 +31,11 @@ from needle.ops import (
 __all__ = ["Attention", "KeyValueCache", "TransformerDecoderLayer", "TransformerEncoderLayer"]
 
 _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"relu": relu, "gelu": gelu}
+
+
+def dropout_layer(p: float) -> Module:
+    """Return a dropout; one of nothing draws no random numbers either."""
+    return Dropout(p) if p else Identity()
 
 
 class KeyValueCache:
@@ -117,7 +123,7 @@ class Attention(Module):
         self.query = Linear(num_features, num_features, **place)
         self.key_value = Linear(context_features or num_features, 2 * num_features, **place)
         self.output = Linear(num_features, num_features, **place)
-        self.dropout = Dropout(dropout)
+        self.dropout = dropout_layer(dropout)
         self.rotary = rotary
 
     def forward(
@@ -149,7 +155,7 @@ class Attention(Module):
         return parts[0], parts[1]
 
     def _gather(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool) -> Tensor:
-        if not (self.training and self.dropout.p):
+        if not (self.training and isinstance(self.dropout, Dropout)):
             return scaled_dot_product_attention(q, k, v, mask, causal=causal)
         masks = () if mask is None else (mask,)
         return matmul(self.dropout(ScaledDotProductAttention(causal).weights(q, k, *masks)), v)
@@ -167,7 +173,7 @@ class _FeedForward(Module):
             raise SettingError(f"the activation is one of {', '.join(_ACTIVATIONS)}, got {activation!r}")
         self.activation = activation
         self.hidden = Linear(num_features, hidden_size, **place)
-        self.dropout = Dropout(dropout)
+        self.dropout = dropout_layer(dropout)
         self.output = Linear(hidden_size, num_features, **place)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -228,7 +234,7 @@ class TransformerEncoderLayer(Module):
         self.attention_norm = LayerNorm(num_features, **place)
         self.feed_forward = _FeedForward(num_features, hidden_size or 4 * num_features, activation, dropout, place)
         self.feed_forward_norm = LayerNorm(num_features, **place)
-        self.dropout = Dropout(dropout)
+        self.dropout = dropout_layer(dropout)
 
     def forward(
         self, x: Tensor, mask: Tensor | None = None, *, causal: bool = False, cache: KeyValueCache | None = None
