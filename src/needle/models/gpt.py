@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -146,19 +146,23 @@ class GPT(Module):
         training = self.training
         self.eval()
         try:
-            with no_grad():
-                return self._continue(ids, count, choose)
+            new = [one[:, None] for one in self.stream(ids, count, choose)]
         finally:
             self.train(training)
+        return np.concatenate([ids, *new], axis=1)
 
-    def _continue(self, ids: NDArray[np.int64], count: int, choose: Callable[..., Any]) -> NDArray[np.int64]:
+    def stream(
+        self, ids: NDArray[np.int64], count: int, choose: Callable[[NDArray[Any]], NDArray[Any]]
+    ) -> Iterator[NDArray[np.int64]]:
+        """Yield what follows sequences, token by token: (B,) each. See `generate`; the mode is left as it is."""
         caches = [KeyValueCache() for _ in self.layers]
         new = ids[:, -self.max_length :]
         for _ in range(count):
             if caches[0].length + new.shape[1] > self.max_length:
                 caches = [KeyValueCache() for _ in self.layers]
                 new = ids[:, -self.max_length :]
-            logits = self(Tensor(new, requires_grad=False), caches).numpy()[:, -1]
+            with no_grad():
+                logits = self(Tensor(new, requires_grad=False), caches).numpy()[:, -1]
             new = np.asarray(choose(logits)).astype(np.int64).reshape(-1, 1)
             ids = np.concatenate([ids, new], axis=1)
-        return ids
+            yield new[:, 0]

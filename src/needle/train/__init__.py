@@ -8,6 +8,7 @@ same, and these are short enough to copy. What trains a particular model on part
 from needle.train.epoch import EpochResult, evaluate_epoch, train_epoch
 from needle.train.files import check_writable, write_file
 from needle.train.fit import EarlyStopping, Row, fit, metrics_jsonl
+from needle.train.language import LanguageRow, evaluate_language_model, train_language_model
 from needle.train.plots import curves_png, worst_png
 from needle.train.prediction import (
     Predictions,
@@ -17,27 +18,33 @@ from needle.train.prediction import (
     worst_indices,
 )
 from needle.train.recipe import Recipe
+from needle.train.sampling import TokenSampler, sample_tokens
 from needle.train.saving import SavedModel, load_model, read_recipe, save_model
 
 __all__ = [
     "EarlyStopping",
     "EpochResult",
+    "LanguageRow",
     "Predictions",
     "Recipe",
     "Row",
     "SavedModel",
+    "TokenSampler",
     "check_writable",
     "confusion_matrix",
     "curves_png",
     "evaluate_epoch",
+    "evaluate_language_model",
     "fit",
     "load_model",
     "metrics_jsonl",
     "predict_batches",
     "predict_probabilities",
     "read_recipe",
+    "sample_tokens",
     "save_model",
     "train_epoch",
+    "train_language_model",
     "worst_indices",
     "worst_png",
     "write_file",
