@@ -25,7 +25,8 @@ def complaint(capsys):
         ("", "the following arguments are required: COMMAND (see `needle --help`)"),
         (
             "tarin",
-            "argument COMMAND: unknown name 'tarin': did you mean train? Known are train, evaluate, predict, doctor",
+            "argument COMMAND: unknown name 'tarin': did you mean train? Known are "
+            "train, evaluate, predict, sample, doctor",
         ),
         ("train --batch-size 0", "argument --batch-size: must be 1 or more, got 0"),
         ("train --batch-size ten", "argument --batch-size: expected a whole number, got 'ten'"),

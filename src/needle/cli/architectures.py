@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 
 from needle import nn
 from needle.errors import CheckpointError
-from needle.models import MLPResNet
+from needle.models import GPT, Autoencoder, ConvNet, LanguageModel, MLPResNet
 from needle.train.names import nearest
 
 __all__ = ["ARCHITECTURES", "NORMS"]
@@ -23,4 +23,10 @@ def _mlp_resnet(
     return MLPResNet(dim, hidden_dim, num_blocks, num_classes, NORMS[norm], drop_prob)
 
 
-ARCHITECTURES: Mapping[str, Callable[..., nn.Module]] = {"MLPResNet": _mlp_resnet}
+ARCHITECTURES: Mapping[str, Callable[..., nn.Module]] = {
+    "MLPResNet": _mlp_resnet,
+    "ConvNet": ConvNet,
+    "Autoencoder": Autoencoder,
+    "LanguageModel": LanguageModel,
+    "GPT": GPT,
+}

@@ -8,8 +8,17 @@ from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 import needle
-from needle.cli import doctor_command, evaluate_command, predict_command, train_command
-from needle.cli.defaults import DEFAULTS, LEARNING_RATES, MOMENTA, WEIGHT_DECAYS
+from needle.cli import doctor_command, evaluate_command, predict_command, sample_command, train_command
+from needle.cli.defaults import (
+    DEFAULTS,
+    IMAGE_MODELS,
+    LEARNING_RATES,
+    MOMENTA,
+    TEXT_DEFAULTS,
+    TEXT_MODELS,
+    WEIGHT_DECAYS,
+)
+from needle.cli.language_command import TOKENS
 from needle.train.names import nearest
 
 __all__ = ["build_parser"]
@@ -111,13 +120,16 @@ def build_parser() -> Parser:
         "  needle train                      train on the digits that come with Needle, in seconds\n"
         "  needle train --dataset mnist      train on MNIST, which is fetched once\n"
         "  needle evaluate                   measure the latest model\n"
-        "  needle predict scan.png           say which digit a picture shows",
+        "  needle predict scan.png           say which digit a picture shows\n"
+        "  needle train --text book.txt      learn to write like a book\n"
+        "  needle sample                     write",
     )
     parser.add_argument("--version", action="version", version=f"needle {needle.__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True, parser_class=Parser)
     _add_train(commands)
     _add_evaluate(commands)
     _add_predict(commands)
+    _add_sample(commands)
     _add_doctor(commands)
     return parser
 
@@ -144,11 +156,13 @@ def _add_train(commands: Any) -> None:
         commands,
         "train",
         train_command.run,
-        help="train a residual MLP on images, and save it",
-        description="Train a residual MLP on images. With no options: on the digits that come with Needle, in seconds.",
+        help="train a network on images or on a text, and save it",
+        description="Train a network on images, or a language model on a text.\n"
+        "With no options: on the digits that come with Needle, in seconds.",
         epilog="examples:\n"
         "  needle train\n"
-        "  needle train --dataset mnist --data-dir data/mnist\n"
+        "  needle train --dataset mnist --data-dir data/mnist --model convnet\n"
+        "  needle train --text book.txt --model lstm --epochs 10\n"
         "  needle train --dataset fashion-mnist --epochs 20 --hidden-dim 512 --seed 7\n"
         "  needle train --optimizer sgd --lr 0.5 --schedule constant --no-augment",
     )
@@ -162,6 +176,20 @@ def _add_train(commands: Any) -> None:
     )
     data.add_argument(
         "--workers", type=whole(0, 64), default=0, metavar="N", help="threads that prepare batches ahead (default: 0)"
+    )
+    text = parser.add_argument_group("text")
+    text.add_argument("--text", metavar="FILE", help="train a language model on this UTF-8 file")
+    text.add_argument(
+        "--tokens",
+        type=one_of(*TOKENS),
+        metavar="NAME",
+        help=f"what is predicted: {', '.join(TOKENS)} (default: {TEXT_DEFAULTS['tokens']})",
+    )
+    text.add_argument(
+        "--seq-len",
+        type=whole(1),
+        metavar="N",
+        help=f"tokens that gradients go back over (default: {TEXT_DEFAULTS['seq_len']})",
     )
     _add_model_options(parser.add_argument_group("model"))
     _add_optimization_options(parser.add_argument_group("optimization"))
@@ -177,6 +205,13 @@ def _add_train(commands: Any) -> None:
 
 
 def _add_model_options(group: Any) -> None:
+    group.add_argument(
+        "--model",
+        type=one_of(*IMAGE_MODELS, *TEXT_MODELS),
+        metavar="NAME",
+        help=f"for images {', '.join(IMAGE_MODELS)} (default: mlp, a residual MLP); "
+        f"for a text {', '.join(TEXT_MODELS)} (default: gpt)",
+    )
     group.add_argument("--hidden-dim", type=whole(2), metavar="N", help=_default("width of the model", "hidden_dim"))
     group.add_argument("--num-blocks", type=whole(0), metavar="N", help=_default("residual blocks", "num_blocks"))
     group.add_argument(
@@ -294,3 +329,35 @@ def _add_doctor(commands: Any) -> None:
         epilog="examples:\n  needle doctor\n  needle doctor --quick",
     )
     parser.add_argument("--quick", action="store_true", help="measure nothing")
+
+
+def _add_sample(commands: Any) -> None:
+    parser = _add_command(
+        commands,
+        "sample",
+        sample_command.run,
+        help="write text with a trained language model",
+        description="Write text with a language model that `needle train --text FILE` has made.",
+        epilog='examples:\n  needle sample\n  needle sample runs/book-20260101-120000 --prompt "Once upon" --top-k 20',
+    )
+    parser.add_argument("model", nargs="?", metavar="MODEL", help="a run's folder (default: the latest under runs/)")
+    parser.add_argument("--prompt", metavar="TEXT", help="what the text begins with (default: a new line)")
+    parser.add_argument("--length", type=whole(0), default=400, metavar="N", help="tokens to write (default: 400)")
+    parser.add_argument(
+        "--temperature",
+        type=number(0),
+        default=0.8,
+        metavar="T",
+        help="lower is more careful, 0 takes the likeliest token (default: 0.8)",
+    )
+    parser.add_argument("--top-k", type=whole(1), metavar="N", help="draw from the N likeliest tokens (default: all)")
+    parser.add_argument(
+        "--top-p",
+        type=number(0, 1.0000001, above=True),
+        default=1.0,
+        metavar="P",
+        help="draw from the likeliest tokens that have this share of the probability (default: 1, all)",
+    )
+    parser.add_argument(
+        "--seed", type=whole(0, 2**32 - 1), default=0, metavar="N", help="the same seed writes the same (default: 0)"
+    )

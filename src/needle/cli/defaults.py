@@ -1,15 +1,27 @@
 """The recipes: what `needle train` does where nobody says otherwise.
 
-Found by trying: MNIST ends at about 1.1 % test error, the embedded digits at about 1.5 %, whatever the seed.
+Found by trying: MNIST ends at about 1.1 % test error with the residual MLP and at about 0.5 % with the convolutional
+network, the embedded digits at about 1.5 %, whatever the seed.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from needle.errors import SettingError
 
-__all__ = ["DEFAULTS", "LEARNING_RATES", "MOMENTA", "WEIGHT_DECAYS", "resolve"]
+__all__ = [
+    "DEFAULTS",
+    "IMAGE_MODELS",
+    "LEARNING_RATES",
+    "MOMENTA",
+    "TEXT_DEFAULTS",
+    "TEXT_MODELS",
+    "WEIGHT_DECAYS",
+    "resolve",
+    "resolve_text",
+]
 
 # The highest learning rate, for each optimizer.
 LEARNING_RATES: dict[str, float] = {"adamw": 3e-3, "adam": 3e-3, "sgd": 0.5, "rmsprop": 1e-3, "adagrad": 2e-2}
@@ -18,7 +30,32 @@ WEIGHT_DECAYS: dict[str, float] = {"adamw": 0.2, "adam": 1e-5, "sgd": 1e-4, "rms
 # Only these two have it.
 MOMENTA: dict[str, float] = {"sgd": 0.9, "rmsprop": 0.0}
 
+# What images are classified by: the defaults that differ, and the options that a model has no use for.
+IMAGE_MODELS: dict[str, dict[str, Any]] = {
+    "mlp": {},
+    "convnet": {"dropout": 0.25, "epochs": 8, "weight_decay": 0.05, "batch_size": 128},
+}
+_MLP_ONLY = ("hidden_dim", "num_blocks", "norm")
+# What may learn a text.
+TEXT_MODELS = ("gpt", "lstm", "gru", "rnn", "transformer")
+TEXT_DEFAULTS: dict[str, Any] = {
+    "model": "gpt",
+    "tokens": "characters",
+    "seq_len": 64,
+    "batch_size": 32,
+    "epochs": 3,
+    "hidden_dim": 128,
+    "num_blocks": 2,
+    "dropout": 0.1,
+    "optimizer": "adamw",
+    "schedule": "cosine",
+    "weight_decay": 0.01,
+}
+_IMAGES_ONLY = ("dataset", "data_dir", "augment", "norm", "label_smoothing")
+_TEXT_ONLY = ("tokens", "seq_len")
+
 _COMMON: dict[str, Any] = {
+    "model": "mlp",
     "hidden_dim": 256,
     "num_blocks": 3,
     "norm": "batch",
@@ -44,7 +81,35 @@ def resolve(given: dict[str, Any]) -> dict[str, Any]:
         SettingError: an option is given that the optimizer has no use for.
     """
     dataset = given.get("dataset") or "digits"
-    defaults = {"dataset": dataset, **DEFAULTS[dataset]}
+    model = given.get("model") or "mlp"
+    if model not in IMAGE_MODELS:
+        raise SettingError(f"--model {model} learns text: name a file with --text FILE")
+    unused = _TEXT_ONLY if model == "mlp" else (*_TEXT_ONLY, *_MLP_ONLY)
+    _refuse(given, unused, f"{model} has no use for it")
+    defaults = {"dataset": dataset, **DEFAULTS[dataset], **IMAGE_MODELS[model], "model": model}
+    return _completed(given, defaults)
+
+
+def resolve_text(given: dict[str, Any]) -> dict[str, Any]:
+    """Return every option of training on a text with its value.
+
+    Raises:
+        SettingError: an option is given that is for images, or that the optimizer has no use for.
+    """
+    _refuse(given, _IMAGES_ONLY, "it is for images, and --text names a text")
+    if given.get("model") in IMAGE_MODELS:
+        raise SettingError(f"--model {given['model']} is for images; a text is learned by {', '.join(TEXT_MODELS)}")
+    return _completed(given, TEXT_DEFAULTS)
+
+
+def _refuse(given: dict[str, Any], names: Iterable[str], why: str) -> None:
+    for name in names:
+        if given.get(name) is not None:
+            raise SettingError(f"--{name.replace('_', '-')}: {why}")
+
+
+def _completed(given: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
+    """Fill in defaults, those of the optimizer last."""
     options: dict[str, Any] = {name: defaults.get(name) if value is None else value for name, value in given.items()}
     optimizer = options["optimizer"]
     if options["momentum"] is not None and optimizer not in MOMENTA:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from rich.console import Console
 
 import needle
 from needle import nn
+from needle.cli import language_command
 from needle.cli.architectures import ARCHITECTURES
 from needle.cli.defaults import resolve
 from needle.cli.optimization import make_optimizer
@@ -35,21 +37,24 @@ from needle.train import (
 __all__ = ["run"]
 
 # Options that say how the command runs, not what it makes.
-_NOT_IN_RECIPE = {"run", "parser", "debug", "output_dir", "data_dir", "workers"}
+_NOT_IN_RECIPE = {"run", "parser", "debug", "output_dir", "data_dir", "workers", "text", "tokens", "seq_len"}
 
 
 def run(arguments: Any) -> int:
     """Train as the options say, and save the model, its figures and the pictures."""
+    if arguments.text is not None:
+        return language_command.run(arguments)
     options = resolve(vars(arguments))
     console = new_console()
     folder = Path(options["output_dir"]) if options["output_dir"] else new_run_folder(options["dataset"])
     check_writable(folder)
     source = open_source(options["dataset"], options["data_dir"], console.print)
     _seed(options["seed"])
-    model, hyperparameters = _build_model(options, source)
+    architecture, hyperparameters = _ARCHITECTURE_OF[options["model"]](options, source)
+    model = ARCHITECTURES[architecture](**hyperparameters)
     _announce(console, options, source, model)
     rows, predictions = _train(console, options, source, model)
-    recipe = _recipe(options, source, hyperparameters, rows[-1])
+    recipe = _recipe(options, source, architecture, hyperparameters, rows[-1])
     pictures, note = _draw(recipe, rows, predictions, source)
     _write(folder, recipe, model, rows, pictures)
     _conclude(console, folder, rows, note)
@@ -62,8 +67,8 @@ def _seed(seed: int) -> None:
     np.random.seed(seed)
 
 
-def _build_model(options: dict[str, Any], source: Source) -> tuple[nn.Module, dict[str, Any]]:
-    hyperparameters = {
+def _mlp(options: dict[str, Any], source: Source) -> tuple[str, dict[str, Any]]:
+    return "MLPResNet", {
         "dim": int(np.prod(source.image_shape)),
         "hidden_dim": options["hidden_dim"],
         "num_blocks": options["num_blocks"],
@@ -71,7 +76,19 @@ def _build_model(options: dict[str, Any], source: Source) -> tuple[nn.Module, di
         "norm": options["norm"],
         "drop_prob": options["dropout"],
     }
-    return ARCHITECTURES["MLPResNet"](**hyperparameters), hyperparameters
+
+
+def _convnet(options: dict[str, Any], source: Source) -> tuple[str, dict[str, Any]]:
+    height, width = source.image_shape
+    classes = len(source.class_names)
+    return "ConvNet", {"height": height, "width": width, "num_classes": classes, "dropout": options["dropout"]}
+
+
+# From a name to the architecture and what it is made with.
+_ARCHITECTURE_OF: dict[str, Callable[[dict[str, Any], Source], tuple[str, dict[str, Any]]]] = {
+    "mlp": _mlp,
+    "convnet": _convnet,
+}
 
 
 def _announce(console: Console, options: dict[str, Any], source: Source, model: nn.Module) -> None:
@@ -81,10 +98,10 @@ def _announce(console: Console, options: dict[str, Any], source: Source, model: 
         f"{options['dataset']}: {len(source.train):,} training and {len(source.test):,} test images of "
         f"{width} x {height}, {len(source.class_names)} classes"
     )
-    console.print(
-        f"MLPResNet: {options['num_blocks']} blocks, {options['hidden_dim']} wide, {options['norm']} norm, "
-        f"{count:,} parameters; {options['optimizer']}, seed {options['seed']}"
-    )
+    name = type(model).__name__
+    if options["model"] == "mlp":
+        name += f": {options['num_blocks']} blocks, {options['hidden_dim']} wide, {options['norm']} norm"
+    console.print(f"{name}, {count:,} parameters; {options['optimizer']}, seed {options['seed']}")
 
 
 # --------------------------------------------------------------------------------------------------- training
@@ -122,10 +139,12 @@ def _loaders(options: dict[str, Any], source: Source) -> tuple[DataLoader, DataL
 # ---------------------------------------------------------------------------------------------------- results
 
 
-def _recipe(options: dict[str, Any], source: Source, hyperparameters: dict[str, Any], last: Row) -> Recipe:
+def _recipe(
+    options: dict[str, Any], source: Source, architecture: str, hyperparameters: dict[str, Any], last: Row
+) -> Recipe:
     measured = ("epoch", "step", "train_loss", "train_error", "test_loss", "test_error")
     return Recipe(
-        architecture="MLPResNet",
+        architecture=architecture,
         hyperparameters=hyperparameters,
         input_shape=source.image_shape,
         class_names=source.class_names,

@@ -93,13 +93,15 @@ class _ThreadsCode:
 
     def __init__(self) -> None:
         text = _THREADS_TEXT.format(pause=host().pause, spins=_SPINS_BEFORE_SLEEP)
-        run_address, self.engine = load_object(cached_object(text, compile_object), "run")
+        run_address, engine = load_object(cached_object(text, compile_object), "run")
         pointer, word = ctypes.c_void_p, ctypes.c_int64
         self.run = ctypes.CFUNCTYPE(None, pointer, pointer, pointer, pointer, word)(run_address)
-        post_address = self.engine.get_function_address("post")
+        post_address = engine.get_function_address("post")
         self.post = ctypes.PYFUNCTYPE(None, pointer, pointer, pointer, pointer, word)(post_address)
-        serve_address = self.engine.get_function_address("serve")
+        serve_address = engine.get_function_address("serve")
         self.serve = ctypes.CFUNCTYPE(word, pointer, word, word)(serve_address)
+        # Never freed: a worker may still be waiting in `serve` while the process ends.
+        engine.detach()
 
 
 _known_threads_code: _ThreadsCode | None = None

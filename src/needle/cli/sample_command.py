@@ -1,0 +1,60 @@
+"""`needle sample`: text from a trained language model."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from needle.cli.architectures import ARCHITECTURES
+from needle.cli.runs import find_model
+from needle.data import Tokenizer, tokenizer_from_json
+from needle.errors import CheckpointError
+from needle.train import TokenSampler, load_model, sample_tokens
+
+__all__ = ["run"]
+
+
+def run(arguments: Any) -> int:
+    """Print a prompt and what the model makes to follow it, token by token."""
+    folder = find_model(arguments.model)
+    saved = load_model(folder, ARCHITECTURES)
+    tokenizer = _tokenizer(folder)
+    prompt = arguments.prompt or _beginning(tokenizer)
+    ids = tokenizer.encode(prompt).astype(np.int64)
+    sampler = TokenSampler(
+        arguments.temperature, arguments.top_k, arguments.top_p, np.random.default_rng(arguments.seed)
+    )
+    out = sys.stdout
+    out.write(prompt)
+    known = list(map(int, ids))
+    shown = len(tokenizer.decode(known))
+    for token in sample_tokens(saved.model, ids, arguments.length, sampler):
+        known.append(token)
+        text = tokenizer.decode(known)
+        out.write(text[shown:])
+        out.flush()
+        shown = len(text)
+    out.write("\n")
+    return 0
+
+
+def _tokenizer(folder: Path) -> Tokenizer:
+    path = folder / "tokenizer.json"
+    try:
+        row = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise CheckpointError(
+            f"{folder} holds no language model: it has no tokenizer.json. `needle train --text FILE` makes one"
+        ) from None
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"cannot read {path}: {error}") from None
+    return tokenizer_from_json(row)
+
+
+def _beginning(tokenizer: Tokenizer) -> str:
+    """Return what a text may begin with where nobody says: a line's end, if there is one."""
+    return "\n" if "\n" in tokenizer.vocabulary else tokenizer.vocabulary[0]
