@@ -24,6 +24,7 @@ from needle.nn import (
     RotaryPositions,
     TransformerEncoderLayer,
 )
+from needle.nn.module import evaluating
 from needle.nn.transformer_layers import dropout_layer
 from needle.ops import matmul, transpose
 
@@ -143,12 +144,8 @@ class GPT(Module):
         if ids.ndim != 2 or not ids.shape[1]:
             raise ShapeError(f"GPT.generate: takes token ids (B, T), one at least, got shape {ids.shape}")
         choose = choose or (lambda logits: logits.argmax(axis=-1))
-        training = self.training
-        self.eval()
-        try:
+        with evaluating(self):
             new = [one[:, None] for one in self.stream(ids, count, choose)]
-        finally:
-            self.train(training)
         return np.concatenate([ids, *new], axis=1)
 
     def stream(

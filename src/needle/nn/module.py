@@ -9,6 +9,7 @@ its path, the names and indices joined by dots: `blocks.2.fn.weight`.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from numpy.typing import DTypeLike, NDArray
@@ -21,7 +22,7 @@ from needle.nn.hooks import HookedForward, HookHandle
 from needle.nn.parameter import Buffer, Parameter, in_evaluation
 from needle.nn.state import UnmatchedNames, copy_state, load_state
 
-__all__ = ["Module"]
+__all__ = ["Module", "evaluating"]
 
 _M = TypeVar("_M", bound="Module")
 
@@ -402,3 +403,17 @@ def _lines(module: Module, above: tuple[Module, ...]) -> Iterator[str]:
         lines = iter(["…"]) if any(child is one for one in (*above, module)) else _lines(child, (*above, module))
         yield f"  ({label}): {next(lines)}"
         yield from (f"  {line}" for line in lines)
+
+
+@contextmanager
+def evaluating(model: Module) -> Iterator[None]:
+    """Put a model into evaluation mode inside the block, and each of its modules back into its own mode after it."""
+    modes = [(module, module.training) for _, module in model.named_modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(dict(modes)[model])
+        for module, mode in modes:
+            if module.training != mode:
+                module.training = mode

@@ -5,6 +5,7 @@ same, and these are short enough to copy. What trains a particular model on part
 `needle.cli`.
 """
 
+from needle.train.checkpoint import Checkpoint, list_checkpoints, load_checkpoint, save_checkpoint
 from needle.train.epoch import EpochResult, evaluate_epoch, train_epoch
 from needle.train.files import check_writable, write_file
 from needle.train.fit import EarlyStopping, Row, fit, metrics_jsonl
@@ -22,6 +23,7 @@ from needle.train.sampling import TokenSampler, sample_tokens
 from needle.train.saving import SavedModel, load_model, read_recipe, save_model
 
 __all__ = [
+    "Checkpoint",
     "EarlyStopping",
     "EpochResult",
     "LanguageRow",
@@ -36,12 +38,15 @@ __all__ = [
     "evaluate_epoch",
     "evaluate_language_model",
     "fit",
+    "list_checkpoints",
+    "load_checkpoint",
     "load_model",
     "metrics_jsonl",
     "predict_batches",
     "predict_probabilities",
     "read_recipe",
     "sample_tokens",
+    "save_checkpoint",
     "save_model",
     "train_epoch",
     "train_language_model",

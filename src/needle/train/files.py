@@ -12,7 +12,7 @@ from pathlib import Path
 
 from needle.errors import DataError
 
-__all__ = ["check_writable", "write_file"]
+__all__ = ["check_writable", "sync_folder", "write_file", "write_through"]
 
 
 def write_file(path: str | os.PathLike[str], data: bytes) -> None:
@@ -24,7 +24,7 @@ def write_file(path: str | os.PathLike[str], data: bytes) -> None:
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
-        _write_through(temporary, data)
+        write_through(temporary, data)
         os.replace(temporary, path)  # noqa: PTH105  one seam for tests that make the rename fail
     except BaseException:
         temporary.unlink(missing_ok=True)
@@ -32,7 +32,7 @@ def write_file(path: str | os.PathLike[str], data: bytes) -> None:
     sync_folder(path.parent)
 
 
-def _write_through(path: Path, data: bytes) -> None:
+def write_through(path: Path, data: bytes) -> None:
     """Write a new file and wait until the disk has it."""
     with path.open("xb") as file:
         file.write(data)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from needle.autograd import Tensor, no_grad
 from needle.errors import SettingError, ShapeError
 from needle.nn import Module
+from needle.nn.module import evaluating
 
 __all__ = ["TokenSampler", "sample_tokens"]
 
@@ -110,15 +111,11 @@ def sample_tokens(
     if prompt.ndim != 1 or not len(prompt):
         raise ShapeError(f"sample_tokens: the prompt is (T,), one token at least, got shape {prompt.shape}")
     choose = choose or TokenSampler()
-    training = model.training
-    model.eval()
-    try:
+    with evaluating(model):
         if hasattr(model, "stream"):
             yield from (int(one[0]) for one in model.stream(prompt[None], count, choose))
             return
         yield from _sequential(model, prompt, count, choose)
-    finally:
-        model.train(training)
 
 
 def _sequential(model: Module, prompt: Ids, count: int, choose: Callable[[NDArray[Any]], Ids]) -> Iterator[int]:
