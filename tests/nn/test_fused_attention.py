@@ -36,6 +36,45 @@ def test_a_learned_bias_has_a_gradient():
     check_gradients(ndl.scaled_dot_product_attention, *arrays)
 
 
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_narrow_numbers_are_rounded_once(dtype):
+    q, k, v = operands((1, 20, 64), (1, 1200, 64), (1, 1200, 8), dtype=dtype)
+    exact = ndl.scaled_dot_product_attention(*(ndl.Tensor(one.numpy(), dtype="float64") for one in (q, k, v)))
+    rounded = ndl.Tensor(exact.numpy(), dtype=dtype)
+    found = ndl.scaled_dot_product_attention(q, k, v)
+    assert found.dtype == q.dtype
+    errors = [np.abs(one.numpy().astype("float64") - exact.numpy()).max() for one in (found, rounded)]
+    assert errors[0] <= 1.1 * errors[1]
+
+
+def test_sums_and_products_beyond_float16_are_no_overflow():
+    many = [
+        ndl.Tensor(np.full(shape, c), dtype="float16") for shape, c in (((1, 2), 0), ((70_000, 2), 0), ((70_000, 1), 1))
+    ]
+    assert ndl.scaled_dot_product_attention(*many).numpy().tolist() == [[1]]
+    large = [ndl.Tensor(np.full((3, 64), c), dtype="float16") for c in (40, 40, 1)]
+    assert (ndl.scaled_dot_product_attention(*large).numpy() == 1).all()
+
+
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("block", [2, 16])
+def test_queries_that_see_nothing_in_some_blocks_or_in_all(causal, block):
+    visible = np.random.default_rng(1).random((8, 9)) < 0.4
+    visible[3] = False  # nothing
+    visible[5, :6] = False  # nothing in the first blocks
+    own = operands((2, 8, 4), (2, 9, 4), (2, 9, 3))
+    other = [ndl.Tensor(one.numpy()) for one in own]
+    mask = ndl.Tensor(visible, requires_grad=False)
+    operator = ops.ScaledDotProductAttention(causal, block=block)
+    y, expected = operator(*own, mask), operator.composed(*other, mask)[0]
+    np.testing.assert_allclose(y.numpy(), expected.numpy(), atol=1e-12)
+    assert (y.numpy()[:, 3] == 0).all()
+    (y * y).sum().backward()
+    (expected * expected).sum().backward()
+    for one, two in zip(own, other, strict=True):
+        np.testing.assert_allclose(one.grad.numpy(), two.grad.numpy(), atol=1e-12)
+
+
 def test_several_blocks_are_one_compiled():
     q, k, v = operands(*[(1, 2, 1300, 16)] * 3, dtype="float32")
 

@@ -29,7 +29,7 @@ import numpy as np
 
 from needle.autograd import Tensor, TensorOp, TensorTuple, TensorTupleOp
 from needle.device import Array, array_namespace
-from needle.dtype import float16, is_narrow
+from needle.dtype import float16, is_floating, is_narrow
 from needle.errors import DTypeError, ShapeError
 from needle.ops.arithmetic import add, mul_scalar
 from needle.ops.broadcasting import broadcast_rule
@@ -259,6 +259,8 @@ def _check(q: Array, k: Array, v: Array, *mask: Array) -> None:
     for name, array in (("q", q), ("k", k), ("v", v)):
         if array.ndim < 2:
             raise ShapeError(f"{name} is (…, length, features), got shape {array.shape}")
+        if not is_floating(array.dtype):
+            raise DTypeError(f"{name} is made of floating-point numbers, got {array.dtype}")
     if not q.shape[:-2] == k.shape[:-2] == v.shape[:-2]:
         raise ShapeError(f"the axes before the last two differ: q {q.shape}, k {k.shape}, v {v.shape}")
     if q.shape[-1] != k.shape[-1]:
@@ -304,19 +306,22 @@ def scaled_dot_product_attention(
         k: the keys.
         v: the values.
         mask: booleans, true where a query may see a key; or numbers that are added to the logits, −∞ where it may not.
+            Numbers that are not learned should not require a gradient: see Memory.
         causal: whether a query sees only keys that are not later than it. The last query stands beside the last key.
         scale: what q·kᵀ is multiplied with; 1/√D where None, which keeps the logits' variance at 1.
 
     Raises:
         ShapeError: shapes that do not fit each other.
-        DTypeError: a mask of integers.
+        DTypeError: q, k, v or a mask of integers; q, k or v of booleans.
 
     Gradient:
         With P the softmax and S its argument: ∂/∂v = Pᵀg, ∂/∂S = P ∘ (g·vᵀ − rowsum(g ∘ y)), ∂/∂q = scale · ∂/∂S · k,
         ∂/∂k = scale · (∂/∂S)ᵀ · q. P is computed again.
 
     Memory:
-        Proportional to T + S: beyond 512 queries or keys the weights are there a block at a time only.
+        Proportional to T + S: beyond 512 queries or keys the weights are there a block at a time only. A mask that
+        requires a gradient, as a Tensor of numbers does unless it is made with requires_grad=False, is taken for a
+        learned bias: its gradient needs the weights as a whole, and memory is proportional to T·S.
 
     Cost:
         2·T·S·(D + E) floating-point operations, half of that for causal attention over long sequences.

@@ -97,6 +97,11 @@ CASES = [
                 DTypeError,
                 "a mask is made of booleans, or of numbers",
             ),
+            Refusal(
+                lambda: ndl.scaled_dot_product_attention(X, ndl.Tensor(np.ones((2, 5, 4), int)), X),
+                DTypeError,
+                "k is made of floating-point numbers, got int64",
+            ),
         ],
     ),
     OpCase(
