@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from needle.cli import main
+from needle.cli import main, train_command
 
 from .needle_process import TINY, run_needle
 
@@ -195,13 +195,54 @@ def test_train_on_a_terminal_shows_a_live_bar_and_the_epochs_lines(tmp_path):
     assert len(re.findall(r"\d+/20 +\d+\.\d{4} ", written)) == 20
 
 
-def test_train_interrupted_says_so_in_one_line_and_leaves_nothing(tmp_path):
-    status, written = in_terminal(["train", "--epochs", "5000"], tmp_path, until=b"1/5000  ", send=signal.SIGINT)
+def test_train_interrupted_says_in_one_line_how_to_go_on(tmp_path):
+    status, written = in_terminal(["train", "--epochs", "5000"], tmp_path, until=b" 2/5000  ", send=signal.SIGINT)
     assert status == 130
-    assert written.splitlines()[-1] == "needle: interrupted; nothing was saved"
+    assert re.fullmatch(r"needle: interrupted; `needle train --resume runs/\S+` goes on", written.splitlines()[-1])
     assert "Traceback" not in written
     assert "\x1b[?25h" in written
-    assert list(tmp_path.iterdir()) == []
+    (run,) = (tmp_path / "runs").iterdir()
+    assert all(path.name.startswith("step-") for path in run.iterdir())
+
+
+def weights(folder):
+    """Return the name of a run's weights file, which is made of their SHA-256."""
+    (name,) = (path.name for path in folder.glob("model-*.safetensors"))
+    return name
+
+
+def test_a_run_that_is_resumed_ends_as_if_it_had_never_stopped(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    options = ["train", *TINY[2:], "--epochs", "4", "--seed", "3"]
+    assert main([*options, "--output-dir", "whole"]) == 0
+
+    saved = train_command.save_checkpoint
+
+    def stop_after_two(folder, **parts):
+        path = saved(folder, **parts)
+        if len(parts["extra"]["rows"]) == 2:
+            raise KeyboardInterrupt
+        return path
+
+    with monkeypatch.context() as patched:
+        patched.setattr(train_command, "save_checkpoint", stop_after_two)
+        assert main([*options, "--output-dir", "parts"]) == 130
+    assert "needle train --resume parts" in capsys.readouterr().err
+    assert main(["train", "--resume", "parts"]) == 0
+    assert "going on after epoch 2" in capsys.readouterr().out
+    assert weights(tmp_path / "parts") == weights(tmp_path / "whole")
+    texts = [(tmp_path / one / "metrics.jsonl").read_text() for one in ("parts", "whole")]
+    one, other = ([untimed(line) for line in text.splitlines()] for text in texts)
+    assert one == other
+    assert not list((tmp_path / "parts").glob("step-*"))
+
+
+def test_resuming_takes_the_runs_own_options(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", "--resume", "nowhere"]) == 2
+    assert "there is no checkpoint in nowhere" in capsys.readouterr().err
+    assert main(["train", "--resume", "nowhere", "--epochs", "3"]) == 2
+    assert "--epochs: --resume goes on with the options" in capsys.readouterr().err
 
 
 def test_train_whose_reader_goes_away_ends_quietly(tmp_path):

@@ -35,8 +35,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         status = _run(arguments)
         sys.stdout.flush()
         return status
-    except KeyboardInterrupt:
-        print("\nneedle: interrupted; nothing was saved", file=sys.stderr)
+    except KeyboardInterrupt as stop:
+        folder = getattr(stop, "folder", None)
+        saved = "nothing was saved" if folder is None else f"`needle train --resume {folder}` goes on"
+        print(f"\nneedle: interrupted; {saved}", file=sys.stderr)
         return 130
     except BrokenPipeError:  # whoever read our output has gone, as in `needle train | head -1`
         _silence_stdout()

@@ -201,6 +201,11 @@ def _add_train(commands: Any) -> None:
         metavar="N",
         help="the same seed gives the same model, bit for bit (default: 0)",
     )
+    run.add_argument(
+        "--resume",
+        metavar="RUN",
+        help="go on with a run on images that was interrupted, after its last whole epoch, bit for bit",
+    )
     run.add_argument("--output-dir", metavar="DIR", help="the run's folder (default: runs/DATASET-DATE-TIME)")
 
 

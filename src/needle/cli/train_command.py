@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from needle.cli.runs import new_run_folder, remember_latest
 from needle.cli.show import EpochReport, figures_table, new_console, percent
 from needle.cli.sources import Source, open_source
 from needle.data import DataLoader
-from needle.errors import MissingExtraError
+from needle.errors import CheckpointError, MissingExtraError, SettingError
 from needle.train import (
     Predictions,
     Recipe,
@@ -27,38 +28,79 @@ from needle.train import (
     check_writable,
     curves_png,
     fit,
+    list_checkpoints,
+    load_checkpoint,
     metrics_jsonl,
+    peek_checkpoint,
     predict_batches,
+    save_checkpoint,
     save_model,
     worst_png,
     write_file,
 )
 
-__all__ = ["run"]
+__all__ = ["Interrupted", "run"]
 
 # Options that say how the command runs, not what it makes.
-_NOT_IN_RECIPE = {"run", "parser", "debug", "output_dir", "data_dir", "workers", "text", "tokens", "seq_len"}
+_NOT_KEPT = {"run", "parser", "debug", "data_dir", "workers", "resume"}
+_NOT_IN_RECIPE = _NOT_KEPT | {"output_dir", "text", "tokens", "seq_len"}
+
+
+class Interrupted(KeyboardInterrupt):
+    """The user has stopped a run; `folder` is where it can be resumed, None where nothing was saved."""
+
+    def __init__(self, folder: str | None) -> None:
+        super().__init__()
+        self.folder = folder
 
 
 def run(arguments: Any) -> int:
     """Train as the options say, and save the model, its figures and the pictures."""
     if arguments.text is not None:
         return language_command.run(arguments)
-    options = resolve(vars(arguments))
     console = new_console()
-    folder = Path(options["output_dir"]) if options["output_dir"] else new_run_folder(options["dataset"])
+    options, folder, rows = _begun(vars(arguments)) if arguments.resume is not None else _new(vars(arguments))
     check_writable(folder)
     source = open_source(options["dataset"], options["data_dir"], console.print)
     _seed(options["seed"])
     architecture, hyperparameters = _ARCHITECTURE_OF[options["model"]](options, source)
     model = ARCHITECTURES[architecture](**hyperparameters)
     _announce(console, options, source, model)
-    rows, predictions = _train(console, options, source, model)
+    predictions = _train(console, options, source, model, folder, rows)
     recipe = _recipe(options, source, architecture, hyperparameters, rows[-1])
     pictures, note = _draw(recipe, rows, predictions, source)
     _write(folder, recipe, model, rows, pictures)
+    for checkpoint in list_checkpoints(folder):
+        shutil.rmtree(checkpoint, ignore_errors=True)  # the run is over
     _conclude(console, folder, rows, note)
     return 0
+
+
+def _new(given: dict[str, Any]) -> tuple[dict[str, Any], Path, list[Row]]:
+    """Return the options of a new run, its folder, and that it has no rows yet."""
+    options = resolve(given)
+    return options, Path(options["output_dir"] or new_run_folder(options["dataset"])), []
+
+
+def _begun(given: dict[str, Any]) -> tuple[dict[str, Any], Path, list[Row]]:
+    """Return the options of a run that goes on, its folder, and its rows so far.
+
+    Raises:
+        SettingError: other options are given, which would make another run of it.
+        CheckpointError: there is no checkpoint in the folder, or not one of `needle train`.
+    """
+    free = {"resume", "data_dir", "workers", "run", "parser", "debug"}
+    others = [name for name, value in given.items() if name not in free and value not in (None, 0)]
+    if others:
+        raise SettingError(
+            f"--{others[0].replace('_', '-')}: --resume goes on with the options that the run began with"
+        )
+    folder = Path(given["resume"])
+    saved = peek_checkpoint(folder).extra
+    if not {"options", "rows"} <= saved.keys():
+        raise CheckpointError(f"the checkpoints in {folder} are not those of `needle train`")
+    own = {name: given[name] for name in ("data_dir", "workers")}
+    return {**given, **saved["options"], **own}, folder, list(saved["rows"])
 
 
 def _seed(seed: int) -> None:
@@ -107,12 +149,17 @@ def _announce(console: Console, options: dict[str, Any], source: Source, model: 
 # --------------------------------------------------------------------------------------------------- training
 
 
-def _train(
-    console: Console, options: dict[str, Any], source: Source, model: nn.Module
-) -> tuple[list[Row], Predictions]:
+def _train(  # noqa: PLR0917  what a run is made of
+    console: Console, options: dict[str, Any], source: Source, model: nn.Module, folder: Path, rows: list[Row]
+) -> Predictions:
+    """Train and append a row for each epoch, after each of which the run may be resumed."""
     train_loader, test_loader = _loaders(options, source)
     optimizer = make_optimizer(options, model.parameters(), len(train_loader))
-    rows = []
+    parts: dict[str, Any] = {"model": model, "optimizer": optimizer, "loader": train_loader}
+    if rows:
+        load_checkpoint(folder, **parts)
+        console.print(f"going on after epoch {rows[-1]['epoch']}")
+    kept = {name: value for name, value in options.items() if name not in _NOT_KEPT}
     with EpochReport(console, options["epochs"], len(source.train)) as report:
         epochs = fit(
             model,
@@ -123,11 +170,16 @@ def _train(
             epochs=options["epochs"],
             test_loss_fn=nn.SoftmaxLoss(),
             after_batch=report.after_batch if report.is_live else None,
+            first_epoch=len(rows) + 1,
         )
-        for row in epochs:
-            report.after_epoch(row)
-            rows.append(row)
-    return rows, predict_batches(model, test_loader)
+        try:
+            for row in epochs:
+                rows.append(row)
+                save_checkpoint(folder, step=row["step"], extra={"options": kept, "rows": rows}, **parts)
+                report.after_epoch(row)
+        except KeyboardInterrupt:
+            raise Interrupted(str(folder) if list_checkpoints(folder) else None) from None
+    return predict_batches(model, test_loader)
 
 
 def _loaders(options: dict[str, Any], source: Source) -> tuple[DataLoader, DataLoader]:

@@ -5,7 +5,7 @@ same, and these are short enough to copy. What trains a particular model on part
 `needle.cli`.
 """
 
-from needle.train.checkpoint import Checkpoint, list_checkpoints, load_checkpoint, save_checkpoint
+from needle.train.checkpoint import Checkpoint, list_checkpoints, load_checkpoint, peek_checkpoint, save_checkpoint
 from needle.train.epoch import EpochResult, evaluate_epoch, train_epoch
 from needle.train.files import check_writable, write_file
 from needle.train.fit import EarlyStopping, Row, fit, metrics_jsonl
@@ -42,6 +42,7 @@ __all__ = [
     "load_checkpoint",
     "load_model",
     "metrics_jsonl",
+    "peek_checkpoint",
     "predict_batches",
     "predict_probabilities",
     "read_recipe",

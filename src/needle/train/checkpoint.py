@@ -32,7 +32,7 @@ from needle.nn import Module
 from needle.optim import Optimizer
 from needle.train.files import sync_folder, write_through
 
-__all__ = ["Checkpoint", "list_checkpoints", "load_checkpoint", "save_checkpoint"]
+__all__ = ["Checkpoint", "list_checkpoints", "load_checkpoint", "peek_checkpoint", "save_checkpoint"]
 
 _PREFIX = "step-"
 _FORMAT = {"name": "needle checkpoint", "version": 1}
@@ -151,19 +151,19 @@ def load_checkpoint(
         CheckpointError: there is no whole checkpoint, or it is one of another model or optimizer. Nothing is changed
             then.
     """
-    faults: list[str] = []
-    for path in reversed(list_checkpoints(folder)):
-        try:
-            files = _read(path)
-        except CheckpointError as error:
-            faults.append(str(error))
-            continue
-        for fault in faults:
-            warnings.warn(f"{fault}; {path.name} is taken instead", stacklevel=2)
-        return _put_back(path, files, model, optimizer, loader, generators)
-    if faults:
-        raise CheckpointError(f"no checkpoint in {folder} is whole:\n    " + "\n    ".join(faults))
-    raise CheckpointError(f"there is no checkpoint in {folder}")
+    path, files = _latest(folder)
+    return _put_back(path, files, model, optimizer, loader, generators)
+
+
+def peek_checkpoint(folder: str | os.PathLike[str]) -> Checkpoint:
+    """Return what the latest checkpoint that is whole tells without a model: the step, and what the caller had added.
+
+    Raises:
+        CheckpointError: there is none.
+    """
+    path, files = _latest(folder)
+    state = json.loads(files["state.json"])
+    return Checkpoint(state["step"], path, state["extra"])
 
 
 # ---------------------------------------------------------------------------------------------------- writing
@@ -208,6 +208,23 @@ def _put(temporary: Path, place: Path) -> None:
 
 
 # ---------------------------------------------------------------------------------------------------- reading
+
+
+def _latest(folder: str | os.PathLike[str]) -> tuple[Path, dict[str, bytes]]:
+    """Return the latest checkpoint that is whole, and its files; warn of those after it that are not."""
+    faults: list[str] = []
+    for path in reversed(list_checkpoints(folder)):
+        try:
+            files = _read(path)
+        except CheckpointError as error:
+            faults.append(str(error))
+            continue
+        for fault in faults:
+            warnings.warn(f"{fault}; {path.name} is taken instead", stacklevel=3)
+        return path, files
+    if faults:
+        raise CheckpointError(f"no checkpoint in {folder} is whole:\n    " + "\n    ".join(faults))
+    raise CheckpointError(f"there is no checkpoint in {folder}")
 
 
 def _read(path: Path) -> dict[str, bytes]:

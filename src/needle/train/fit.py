@@ -31,6 +31,7 @@ def fit(
     before_step: Callable[[], object] | None = None,
     after_batch: Callable[[int, EpochResult], object] | None = None,
     compiled: bool = True,
+    first_epoch: int = 1,
 ) -> Iterator[Row]:
     """Train and evaluate, and give one row of figures after each epoch.
 
@@ -42,11 +43,12 @@ def fit(
         loss_fn: the loss that is minimised.
         train_batches: iterated once an epoch.
         test_batches: likewise, for measuring.
-        epochs: how many times.
+        epochs: the number of the last one: how many there are where none was done before.
         test_loss_fn: the loss that is measured on the test data; `loss_fn` where None.
         before_step: called before each step of the optimizer, to clip gradients for example.
         after_batch: called with the epoch, from 1, and the training result so far.
         compiled: whether to compile the steps with `ndl.jit`; a model or a loss that cannot be traced needs False.
+        first_epoch: the number of the first one, for a run that goes on.
 
     Raises:
         TrainingError: the loss is not finite; the message says in which epoch and at which step.
@@ -58,7 +60,7 @@ def fit(
 
     training = Steps(model, loss_fn, optimizer, compiled=compiled)
     testing = Steps(model, test_loss_fn or loss_fn, compiled=compiled)
-    for epoch in range(1, epochs + 1):
+    for epoch in range(first_epoch, epochs + 1):
         with _located(f"epoch {epoch}, step", optimizer, 1):
             trained = train_epoch(
                 model,
