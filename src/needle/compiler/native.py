@@ -20,7 +20,6 @@ __all__ = [
     "compile_object",
     "load_modules",
     "load_object",
-    "post",
     "run",
     "serve",
 ]
@@ -70,13 +69,12 @@ def _load(codes: Sequence[bytes], symbol: str) -> tuple[int, Any]:
         return int(engine.get_function_address(symbol)), engine
 
 
-def post(board: int, function: int, arrays: int, arena: int, threads: int) -> None:
-    """Tell the workers that serve this board of a program for `threads` threads. Keeps Python's lock."""
-    _threads_code().post(board, function, arrays, arena, threads)
-
-
 def run(board: int, function: int, arrays: int, arena: int, threads: int) -> None:
-    """Run a program as its first thread, and wait until its other threads have left it. Lets go of Python's lock."""
+    """Run a program as its first thread, and wait until its other threads have left it. Lets go of Python's lock.
+
+    The workers that serve this board are told of it in the same call: an interrupt (Ctrl-C) is raised before or after
+    the whole program, and never leaves workers in one whose memory the caller then frees.
+    """
     _threads_code().run(board, function, arrays, arena, threads)
 
 
@@ -96,8 +94,6 @@ class _ThreadsCode:
         run_address, engine = load_object(cached_object(text, compile_object), "run")
         pointer, word = ctypes.c_void_p, ctypes.c_int64
         self.run = ctypes.CFUNCTYPE(None, pointer, pointer, pointer, pointer, word)(run_address)
-        post_address = engine.get_function_address("post")
-        self.post = ctypes.PYFUNCTYPE(None, pointer, pointer, pointer, pointer, word)(post_address)
         serve_address = engine.get_function_address("serve")
         self.serve = ctypes.CFUNCTYPE(word, pointer, word, word)(serve_address)
         # Never freed: a worker may still be waiting in `serve` while the process ends.
@@ -128,7 +124,7 @@ _SPINS_BEFORE_SLEEP = 8_000
 _THREADS_TEXT = """
 declare i32 @sched_yield()
 
-define void @post(ptr %board, ptr %function, ptr %arrays, ptr %arena, i64 %threads) nounwind {{
+define internal void @post(ptr %board, ptr %function, ptr %arrays, ptr %arena, i64 %threads) nounwind {{
   %p3 = getelementptr i8, ptr %board, i64 192
   %p4 = getelementptr i8, ptr %board, i64 256
   %p5 = getelementptr i8, ptr %board, i64 320
@@ -150,13 +146,17 @@ define void @run(ptr %board, ptr %function, ptr %arrays, ptr %arena, i64 %thread
 entry:
   %p7 = getelementptr i8, ptr %board, i64 448
   %alone = icmp eq i64 %threads, 1
+  br i1 %alone, label %one, label %several
+one:
+  call void %function(ptr %arrays, ptr %arena, i64 0, i64 1)
+  ret void
+several:
+  call void @post(ptr %board, ptr %function, ptr %arrays, ptr %arena, i64 %threads)
   call void %function(ptr %arrays, ptr %arena, i64 0, i64 %threads)
-  br i1 %alone, label %done, label %close
-close:
   %before = atomicrmw or ptr %p7, i64 32768 acq_rel, align 8
   br label %wait
 wait:
-  %spins = phi i64 [ 0, %close ], [ %more, %look ], [ 0, %give ]
+  %spins = phi i64 [ 0, %several ], [ %more, %look ], [ 0, %give ]
   %state = load atomic i64, ptr %p7 acquire, align 8
   %inside = and i64 %state, 32767
   %all = icmp eq i64 %inside, 0

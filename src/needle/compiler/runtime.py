@@ -31,18 +31,22 @@ class _Pool:
         self.address = self.board.ctypes.data
         self.awake = threading.Condition()
         self.asleep = 0
+        self.announced = 0
         self.workers: list[threading.Thread] = []
 
     def run(self, function: int, arrays: int, arena: int, threads: int) -> None:
         """Run a program on `threads` threads, this one among them."""
         self._hire(threads - 1)
-        # Posted first, then looked for sleepers: a worker looks for what is posted after it has said that it sleeps, so
-        # that one of the two always sees the other.
-        native.post(self.address, function, arrays, arena, threads)
-        if self.asleep:
-            with self.awake:
-                self.awake.notify_all()
-        native.run(self.address, function, arrays, arena, threads)
+        # Announced first, then looked for sleepers: a worker looks for what is announced after it has said that it
+        # sleeps, so that one of the two always sees the other.
+        self.announced = int(self.board[0]) + 2
+        try:
+            if self.asleep:
+                with self.awake:
+                    self.awake.notify_all()
+            native.run(self.address, function, arrays, arena, threads)
+        finally:
+            self.announced = int(self.board[0])
 
     def _hire(self, count: int) -> None:
         while len(self.workers) < count:
@@ -58,10 +62,10 @@ class _Pool:
             self._sleep(seen)
 
     def _sleep(self, seen: int) -> None:
-        """Sleep until a program is posted that this worker has not seen."""
+        """Sleep until a program is announced that this worker has not seen."""
         with self.awake:
             self.asleep += 1
-            self.awake.wait_for(lambda: self.board[0] != seen)
+            self.awake.wait_for(lambda: self.announced != seen)
             self.asleep -= 1
 
 
