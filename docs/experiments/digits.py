@@ -1,12 +1,13 @@
-"""What the experiments share: the embedded digits, and a plain training loop."""
+"""What the experiments share: the embedded digits, and how models are trained on them."""
 
 from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from needle import data, nn, optim
+from needle.autograd import Tensor
 from needle.device import random
-from needle.train import EpochResult, evaluate_epoch, train_epoch
+from needle.train import Callback, ErrorRate, Trainer, flat
 
 LOSS = nn.SoftmaxLoss()
 
@@ -36,17 +37,29 @@ def train(
     batch_size: int = 50,
     optimizer: optim.Optimizer | None = None,
     loss_fn: Callable = LOSS,
-    after_epoch: Callable[[], bool] | None = None,
+    callbacks: Sequence[Callback] = (),
 ) -> None:
-    """Train a model; stop early where `after_epoch` returns True."""
-    optimizer = optimizer or adam(model)
+    """Train a model, step by step in eager mode: these models are too small for a program to pay."""
     batches = data.DataLoader(dataset, batch_size, shuffle=True)
-    for _ in range(epochs):
-        train_epoch(model, batches, optimizer, loss_fn)
-        if after_epoch is not None and after_epoch():
-            return
+    trainer_of(model, optimizer or adam(model), loss_fn, callbacks).fit(batches, epochs=epochs)
 
 
-def evaluate(model: nn.Module, dataset: data.Dataset) -> EpochResult:
+def trainer_of(
+    model: nn.Module, optimizer: optim.Optimizer, loss_fn: Callable = LOSS, callbacks: Sequence[Callback] = ()
+) -> Trainer:
+    """Return a silent trainer that also tells the share of errors."""
+    settings = {"metrics": [ErrorRate()], "compiled": False, "progress": False}
+    return Digits(model, optimizer, loss_fn, callbacks=callbacks, **settings)
+
+
+class Digits(Trainer):
+    """Gives models images as rows of pixels."""
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Return the model's logits."""
+        return self.model(flat(inputs))
+
+
+def evaluate(model: nn.Module, dataset: data.Dataset) -> dict[str, float]:
     """Return loss and error on all samples, in evaluation mode."""
-    return evaluate_epoch(model, data.DataLoader(dataset, 1000), LOSS)
+    return trainer_of(model, adam(model)).evaluate(data.DataLoader(dataset, 1000))

@@ -78,17 +78,23 @@ def early_stopping(images, epochs, fit, patience=10):
     model = mlp()
     indices = np.arange(len(images))
     watched, learned = data.Subset(images, indices[::5]), data.Subset(images, indices[indices % 5 > 0])
-    stop, best = EarlyStopping(patience), {}
-
-    def after_epoch():
-        enough = stop(evaluate(model, watched).loss)
-        if stop.waited == 0:
-            best.update(model.state_dict())
-        return enough
-
-    fit(model, learned, epochs, after_epoch=after_epoch)
-    model.load_state_dict(best)
+    best = KeepBest(watched, patience)
+    fit(model, learned, epochs, callbacks=[best])
+    model.load_state_dict(best.weights)
     return model
+
+
+class KeepBest(EarlyStopping):
+    """Stops when the loss on images that are not learned gets no better, and keeps the weights that had the best."""
+
+    def __init__(self, watched, patience):
+        super().__init__(patience)
+        self.watched, self.weights = watched, {}
+
+    def on_epoch_end(self, trainer, row):
+        trainer.should_stop = self.is_over(evaluate(trainer.model, self.watched)["loss"])
+        if self.waited == 0:
+            self.weights = trainer.model.state_dict()
 
 
 CASES = {
@@ -103,7 +109,7 @@ CASES = {
 
 
 def percent(model, dataset):
-    return 100 * evaluate(model, dataset).error
+    return 100 * evaluate(model, dataset)["error"]
 
 
 def errors(case, seed, epochs):

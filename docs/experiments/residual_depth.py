@@ -42,7 +42,7 @@ def errors(blocks, residual, *, seeds, epochs):
         np.random.seed(seed)
         model = network(blocks, residual)
         train(model, data.DigitsDataset(train=True), epochs)
-        found.append([evaluate(model, data.DigitsDataset(train=part)).error for part in (True, False)])
+        found.append([evaluate(model, data.DigitsDataset(train=part))["error"] for part in (True, False)])
     return np.mean(found, axis=0)
 
 

@@ -56,7 +56,7 @@ def complaint(capsys):
         ("predict --model nowhere a.png", "there is no file nowhere/model.json"),
         ("train --momentum 0.5", "--momentum goes with sgd and rmsprop, not with adamw"),
         ("train --warmup 50", "--warmup: 50 epochs are more than the run's 40"),
-        ("train --optimizer sgd --lr 1e30", "epoch 1, step 2 of the run: the loss is"),
+        ("train --optimizer sgd --lr 1e30", "at step 2, in epoch 1: training has diverged"),
     ],
 )
 def test_bad_arguments_are_one_line(arguments, message, tmp_path, monkeypatch, capsys):

@@ -15,13 +15,14 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from needle.cli import main, train_command
+from needle.cli import language_command, main, train_command, training
+from needle.train import Callback
 
 from .needle_process import TINY, run_needle
 
 
 def untimed(line):
-    return {name: value for name, value in json.loads(line).items() if name not in {"seconds", "samples_per_second"}}
+    return {name: value for name, value in json.loads(line).items() if name != "seconds" and "_per_second" not in name}
 
 
 def run_folder(folder):
@@ -202,7 +203,7 @@ def test_train_interrupted_says_in_one_line_how_to_go_on(tmp_path):
     assert "Traceback" not in written
     assert "\x1b[?25h" in written
     (run,) = (tmp_path / "runs").iterdir()
-    assert all(path.name.startswith("step-") for path in run.iterdir())
+    assert {path.name for path in run.iterdir() if not path.name.startswith("step-")} == {"metrics.jsonl"}
 
 
 def weights(folder):
@@ -211,30 +212,86 @@ def weights(folder):
     return name
 
 
-def test_a_run_that_is_resumed_ends_as_if_it_had_never_stopped(tmp_path, monkeypatch, capsys):
+def untimed_rows(folder):
+    return [untimed(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+class StopAt(Callback):
+    """Presses Ctrl-C after a step."""
+
+    def __init__(self, step):
+        self.step = step
+
+    def on_step(self, trainer):
+        if trainer.optimizer.t == self.step:
+            signal.raise_signal(signal.SIGINT)
+
+
+@pytest.mark.parametrize("kind", ["image", "text"])
+@pytest.mark.parametrize("step", [3, 7, 29])
+def test_a_run_that_is_resumed_ends_as_if_it_had_never_stopped(tmp_path, monkeypatch, capsys, kind, step):
     monkeypatch.chdir(tmp_path)
-    options = ["train", *TINY[2:], "--epochs", "4", "--seed", "3"]
+    (tmp_path / "fox.txt").write_text("the quick brown fox jumps over the lazy dog.\n" * 40)
+    text = ["--text", "fox.txt", "--model", "gru", "--seq-len", "8", "--batch-size", "12", "--hidden-dim", "8"]
+    options = ["train", *(TINY[2:] if kind == "image" else text), "--epochs", "3", "--seed", "3", "--num-blocks", "1"]
     assert main([*options, "--output-dir", "whole"]) == 0
 
-    saved = train_command.save_checkpoint
-
-    def stop_after_two(folder, **parts):
-        path = saved(folder, **parts)
-        if len(parts["extra"]["rows"]) == 2:
-            raise KeyboardInterrupt
-        return path
-
+    made = training.callbacks
     with monkeypatch.context() as patched:
-        patched.setattr(train_command, "save_checkpoint", stop_after_two)
+        for command in (train_command, language_command):
+            patched.setattr(command, "callbacks", lambda *parts: [*made(*parts), StopAt(step)])
         assert main([*options, "--output-dir", "parts"]) == 130
     assert "needle train --resume parts" in capsys.readouterr().err
     assert main(["train", "--resume", "parts"]) == 0
-    assert "going on after epoch 2" in capsys.readouterr().out
+    assert f"step {step}\n" in capsys.readouterr().out
     assert weights(tmp_path / "parts") == weights(tmp_path / "whole")
-    texts = [(tmp_path / one / "metrics.jsonl").read_text() for one in ("parts", "whole")]
-    one, other = ([untimed(line) for line in text.splitlines()] for text in texts)
-    assert one == other
+    assert untimed_rows(tmp_path / "parts") == untimed_rows(tmp_path / "whole")
     assert not list((tmp_path / "parts").glob("step-*"))
+
+
+def test_a_text_that_has_changed_is_told(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.txt").write_text("abc " * 400)
+    monkeypatch.setattr(language_command, "callbacks", lambda *parts: [*training.callbacks(*parts), StopAt(2)])
+    options = ["--hidden-dim", "8", "--num-blocks", "1", "--batch-size", "8", "--seq-len", "8", "--output-dir", "run"]
+    assert main(["train", "--text", "a.txt", *options]) == 130
+    (tmp_path / "a.txt").write_text("abc " * 500)
+    capsys.readouterr()
+    assert main(["train", "--resume", "run"]) == 2
+    assert "a.txt has 2,000 tokens now; the run began with 1,600" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("option", "line"),
+    [
+        (["--accumulate", "2"], "accumulate"),
+        (["--clip-norm", "0.1"], "clip_norm"),
+        (["--precision", "bfloat16"], "precision"),
+        (["--average-decay", "0.5"], "average_decay"),
+    ],
+)
+def test_how_steps_are_made_changes_the_model_and_is_recorded(trained, tmp_path, monkeypatch, capsys, option, line):
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", *TINY, *option]) == 0
+    assert weights(run_folder(tmp_path)) != weights(run_folder(trained[0]))
+    recipe = json.loads((run_folder(tmp_path) / "model.json").read_text())["recipe"]
+    assert str(recipe["options"][line]) == option[1]
+    assert main(["evaluate"]) == 0
+    error = json.loads((run_folder(tmp_path) / "metrics.jsonl").read_text().splitlines()[-1])["test_error"]
+    assert f"{100 * error:.2f} %" in capsys.readouterr().out
+
+
+def test_what_one_sees_of_a_run_does_not_change_it(trained, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", *TINY, "--tensorboard", "--layer-statistics", "5", "--checkpoint-steps", "3"]) == 0
+    folder = run_folder(tmp_path)
+    assert weights(folder) == weights(run_folder(trained[0]))
+    assert untimed_rows(folder) == untimed_rows(run_folder(trained[0]))
+    assert list((folder / "tensorboard").glob("events*"))
+    assert {json.loads(line)["step"] % 5 for line in (folder / "layers.jsonl").read_text().splitlines()} == {0}
+    out = capsys.readouterr().out
+    assert "layers.jsonl" in out
+    assert "event files for TensorBoard" in out
 
 
 def test_resuming_takes_the_runs_own_options(tmp_path, monkeypatch, capsys):

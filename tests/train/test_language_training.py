@@ -1,5 +1,7 @@
 """Training language models on text, and drawing tokens from them."""
 
+import signal
+
 import numpy as np
 import pytest
 
@@ -7,7 +9,16 @@ import needle as ndl
 from needle import optim
 from needle.errors import DataError, SettingError, ShapeError
 from needle.models import GPT, LanguageModel
-from needle.train import TokenSampler, evaluate_language_model, sample_tokens, train_language_model
+from needle.train import (
+    Callback,
+    Checkpoints,
+    LanguageTrainer,
+    SequentialReader,
+    TokenSampler,
+    TrainingInterrupted,
+    sample_tokens,
+    text_loader,
+)
 
 TEXT = np.arange(700) % 7
 KINDS = ["lstm", "gru", "gpt"]
@@ -20,11 +31,18 @@ def make(kind):
     return LanguageModel(8, 7, 16, 1, kind), True
 
 
-def train(kind, epochs=4, text=TEXT, **options):
+def make_trainer(kind, text=TEXT, seq_len=12, batch_size=5, **settings):
     model, sequential = make(kind)
+    reader = SequentialReader(model, batch_size) if sequential else model
     optimizer = optim.Adam(model.parameters(), lr=0.02)
-    settings = {"seq_len": 12, "batch_size": 5, "epochs": epochs, "sequential": sequential}
-    return model, list(train_language_model(model, optimizer, text, TEXT[:200], **{**settings, **options}))
+    trainer = LanguageTrainer(reader, optimizer, **{"progress": False, "clip_norm": 1.0, **settings})
+    loaders = [text_loader(part, seq_len, batch_size, sequential=sequential) for part in (text, TEXT[:200])]
+    return model, trainer, loaders
+
+
+def train(kind, epochs=4, **settings):
+    model, trainer, loaders = make_trainer(kind, **settings)
+    return model, trainer.fit(*loaders, epochs=epochs)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -52,24 +70,78 @@ def test_the_same_seed_gives_the_same_rows(kind):
 
 
 def test_the_loss_is_the_mean_over_tokens():
-    model, _ = make("lstm")
-    found = evaluate_language_model(model, TEXT[:130], seq_len=12, batch_size=5, sequential=True)
-    columns = TEXT[:130].reshape(5, 26).T  # two chunks of 12 rows, each with the row that follows
-    logits, _ = model(ndl.Tensor(columns[:24]))
+    model, trainer, _ = make_trainer("lstm")
+    found = trainer.evaluate(text_loader(TEXT[:131], 12, 5, sequential=True))["loss"]
+    columns = TEXT[:120].reshape(5, 24).T  # each column is two windows of 12
+    logits, _ = model(ndl.Tensor(columns))
     z = logits.numpy().astype("float64")
-    expected = np.log(np.exp(z).sum(axis=1)) - z[np.arange(120), columns[1:25].reshape(-1)]
+    following = TEXT[1:121].reshape(5, 24).T.reshape(-1)
+    expected = np.log(np.exp(z).sum(axis=1)) - z[np.arange(120), following]
     assert found == pytest.approx(expected.mean(), rel=1e-5)
+
+
+def test_windows_of_a_parallel_model_see_nothing_before_them():
+    model, trainer, _ = make_trainer("gpt")
+    found = trainer.evaluate(text_loader(TEXT[:121], 12, 5, sequential=False))["loss"]
+    windows, following = TEXT[:120].reshape(10, 12), TEXT[1:121].reshape(10, 12)
+    z = model(ndl.Tensor(windows)).numpy().astype("float64")
+    own = np.take_along_axis(z, following[..., None], axis=-1)[..., 0]
+    assert found == pytest.approx((np.log(np.exp(z).sum(axis=-1)) - own).mean(), rel=1e-5)
+
+
+def test_an_evaluation_does_not_change_what_training_has_read():
+    _, trainer, (train_loader, valid_loader) = make_trainer("lstm", compiled=False)
+    for x, _ in train_loader:
+        trainer.forward(x)
+        break
+    before = [buffer.numpy() for buffer in trainer.model.state]
+    assert any(state.any() for state in before)
+    trainer.evaluate(valid_loader)
+    for buffer, state in zip(trainer.model.state, before, strict=True):
+        np.testing.assert_array_equal(buffer.numpy(), state)
+
+
+def test_a_state_is_kept_where_there_is_one():
+    for kind, count in (("rnn", 1), ("gru", 1), ("lstm", 2), ("transformer", 0)):
+        model = LanguageModel(8, 7, 16, 2, kind)
+        assert [buffer.shape for buffer in SequentialReader(model, 3).state] == [(2, 3, 16)] * count
 
 
 def test_training_leaves_no_tensors_behind():
     counts = []
-    model, sequential = make("gru")
-    optimizer = optim.Adam(model.parameters(), lr=0.01)
-    options = {"seq_len": 12, "batch_size": 5, "epochs": 3, "sequential": sequential, "compiled": False}
-    for _ in train_language_model(model, optimizer, TEXT, TEXT, **options):
-        optimizer.reset_grad()
-        counts.append(ndl.autograd.TENSOR_COUNTER)
+
+    class Count(Callback):
+        def on_epoch_end(self, trainer, row):
+            trainer.optimizer.reset_grad()
+            counts.append(ndl.autograd.TENSOR_COUNTER)
+
+    train("gru", 3, compiled=False, callbacks=[Count()])
     assert counts[1] == counts[2]
+
+
+class StopAt(Callback):
+    def __init__(self, step):
+        self.step = step
+
+    def on_step(self, trainer):
+        if trainer.optimizer.t == self.step:
+            signal.raise_signal(signal.SIGINT)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_run_that_is_stopped_within_an_epoch_goes_on_bit_for_bit(tmp_path, kind):
+    model, whole = train(kind, 2)
+    for stop in (4, 11, whole[0]["step"]):
+        _, trainer, loaders = make_trainer(kind, callbacks=[StopAt(stop), Checkpoints(tmp_path)])
+        with pytest.raises(TrainingInterrupted):
+            trainer.fit(*loaders, epochs=2)
+        resumed, trainer, loaders = make_trainer(kind)
+        trainer.load(tmp_path, loaders[0])
+        rows = trainer.fit(*loaders, epochs=2)
+        assert [row["valid_loss"] for row in rows] == [row["valid_loss"] for row in whole]
+        assert [row["train_loss"] for row in rows] == [row["train_loss"] for row in whole]
+        for name, value in model.state_dict().items():
+            np.testing.assert_array_equal(resumed.state_dict()[name], value)
 
 
 def test_a_text_that_is_too_short_is_told():

@@ -27,6 +27,7 @@ DATASETS = tuple(DEFAULTS)
 OPTIMIZERS = tuple(LEARNING_RATES)
 SCHEDULES = ("constant", "cosine", "step", "one-cycle")
 NORMS = ("batch", "layer")
+PRECISIONS = ("float32", "bfloat16", "float16")
 
 
 class Parser(argparse.ArgumentParser):
@@ -204,7 +205,21 @@ def _add_train(commands: Any) -> None:
     run.add_argument(
         "--resume",
         metavar="RUN",
-        help="go on with a run on images that was interrupted, after its last whole epoch, bit for bit",
+        help="go on with a run that was stopped, where it was saved last, bit for bit",
+    )
+    run.add_argument(
+        "--checkpoint-steps",
+        type=whole(0),
+        metavar="N",
+        help="save the run after each N steps too; it is saved after each epoch, and where Ctrl-C stops it (default: "
+        "0, not)",
+    )
+    run.add_argument("--tensorboard", action="store_true", help="write event files for TensorBoard into the folder")
+    run.add_argument(
+        "--layer-statistics",
+        type=whole(0),
+        metavar="N",
+        help="write every N steps what gradients and activations of each layer look like (default: 0, never)",
     )
     run.add_argument("--output-dir", metavar="DIR", help="the run's folder (default: runs/DATASET-DATE-TIME)")
 
@@ -269,6 +284,31 @@ def _add_optimization_options(group: Any) -> None:
         type=number(0, 1),
         metavar="E",
         help=_default("share of each label spread over all classes", "label_smoothing"),
+    )
+    group.add_argument(
+        "--accumulate",
+        type=whole(1),
+        metavar="N",
+        help=_default("batches whose gradients make one step together", "accumulate"),
+    )
+    group.add_argument(
+        "--clip-norm",
+        type=number(0, above=True),
+        metavar="NORM",
+        help=f"norm that all gradients together are cut to (default: none; {TEXT_DEFAULTS['clip_norm']:g} for a text)",
+    )
+    group.add_argument(
+        "--precision",
+        type=one_of(*PRECISIONS),
+        metavar="NAME",
+        help=_default(f"what products are computed in: {', '.join(PRECISIONS)}", "precision"),
+    )
+    group.add_argument(
+        "--average-decay",
+        type=number(0, 1, above=True),
+        metavar="D",
+        help="measure and save an exponential moving average of the weights with this decay, such as 0.999 "
+        "(default: the last weights)",
     )
 
 

@@ -36,9 +36,11 @@ IMAGE_MODELS: dict[str, dict[str, Any]] = {
     "convnet": {"dropout": 0.25, "epochs": 8, "weight_decay": 0.05, "batch_size": 128},
 }
 _MLP_ONLY = ("hidden_dim", "num_blocks", "norm")
+_ANY_MODEL: dict[str, Any] = {"accumulate": 1, "precision": "float32", "checkpoint_steps": 0, "layer_statistics": 0}
 # What may learn a text.
 TEXT_MODELS = ("gpt", "lstm", "gru", "rnn", "transformer")
 TEXT_DEFAULTS: dict[str, Any] = {
+    **_ANY_MODEL,
     "model": "gpt",
     "tokens": "characters",
     "seq_len": 64,
@@ -50,11 +52,13 @@ TEXT_DEFAULTS: dict[str, Any] = {
     "optimizer": "adamw",
     "schedule": "cosine",
     "weight_decay": 0.01,
+    "clip_norm": 1.0,
 }
 _IMAGES_ONLY = ("dataset", "data_dir", "augment", "norm", "label_smoothing")
 _TEXT_ONLY = ("tokens", "seq_len")
 
 _COMMON: dict[str, Any] = {
+    **_ANY_MODEL,
     "model": "mlp",
     "hidden_dim": 256,
     "num_blocks": 3,

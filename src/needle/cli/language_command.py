@@ -3,62 +3,56 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from rich.console import Console
 
-import needle
 from needle import nn
 from needle.cli.architectures import ARCHITECTURES
 from needle.cli.defaults import resolve_text
 from needle.cli.optimization import make_optimizer
 from needle.cli.runs import new_run_folder, remember_latest
 from needle.cli.show import new_console
-from needle.data import CharacterTokenizer, Tokenizer, WordTokenizer, encode_file, text_chunks
+from needle.cli.training import callbacks, remove_checkpoints, resumed_options, run_trainer, seed_run, settings
+from needle.data import ByteTokenizer, CharacterTokenizer, Tokenizer, WordTokenizer, encode_file, text_chunks
 from needle.errors import DataError
 from needle.train import (
-    LanguageRow,
+    LanguageTrainer,
     Recipe,
+    Row,
+    SequentialReader,
     check_writable,
-    metrics_jsonl,
     save_model,
-    train_language_model,
+    text_loader,
     write_file,
 )
 
 __all__ = ["TOKENS", "run"]
 
 # How a text may be taken apart.
-TOKENS: dict[str, type[Tokenizer]] = {"characters": CharacterTokenizer, "words": WordTokenizer}
+TOKENS: dict[str, type[Tokenizer]] = {one.kind: one for one in (CharacterTokenizer, ByteTokenizer, WordTokenizer)}
 _VALIDATION_SHARE = 0.1
 
 
 def run(arguments: Any) -> int:
     """Train as the options say, and save the model and its figures."""
-    options = resolve_text(vars(arguments))
+    given = vars(arguments)
     console = new_console()
+    resumed = given["resume"]
+    options = resumed_options(given) if resumed is not None else resolve_text(given)
     text = Path(options["text"])
-    folder = Path(options["output_dir"]) if options["output_dir"] else new_run_folder(text.stem or "text")
+    folder = Path(resumed or options["output_dir"] or new_run_folder(text.stem or "text"))
     check_writable(folder)
     tokenizer = TOKENS[options["tokens"]].fit(text_chunks(text))
     ids = encode_file(text, tokenizer)
-    end = len(ids) - round(len(ids) * _VALIDATION_SHARE)
-    needle.seed(None)
-    np.random.seed(options["seed"])
+    _check_text(ids, options)
+    seed_run(options["seed"])
     architecture, hyperparameters = _architecture(options, tokenizer.vocab_size)
     model = ARCHITECTURES[architecture](**hyperparameters)
-    console.print(
-        f"{text}: {len(ids):,} {options['tokens']}, {tokenizer.vocab_size:,} different ones, the last "
-        f"{_VALIDATION_SHARE:.0%} for validation",
-        markup=False,
-    )
-    console.print(
-        f"{options['model']}: {options['num_blocks']} layers, {options['hidden_dim']} wide, "
-        f"{model.num_parameters():,} parameters; {options['optimizer']}, seed {options['seed']}"
-    )
-    rows = _train(console, options, model, ids[:end], ids[end:])
+    _announce(console, options, model, ids, tokenizer)
+    rows = _train(console, options, model, ids, folder)
     recipe = Recipe(
         architecture=architecture,
         hyperparameters=hyperparameters,
@@ -69,15 +63,33 @@ def run(arguments: Any) -> int:
         seed=options["seed"],
         results={name: rows[-1][name] for name in ("epoch", "step", "train_loss", "valid_loss", "perplexity")},
     )
-    folder.mkdir(parents=True, exist_ok=True)
-    write_file(folder / "metrics.jsonl", metrics_jsonl(rows))
     write_file(folder / "tokenizer.json", json.dumps(tokenizer.to_json(), ensure_ascii=False).encode())
     save_model(folder, model, recipe)
+    remove_checkpoints(folder)
     latest = remember_latest(folder)
     seconds = sum(row["seconds"] for row in rows)
     console.print(f"{seconds:.1f} s for {len(rows)} epochs. Saved in {folder}.", markup=False)
     console.print(f"Use it: needle sample{'' if latest else f' {folder}'}", markup=False)
     return 0
+
+
+def _check_text(ids: Any, options: dict[str, Any]) -> None:
+    """Tell where a run that goes on has another text than it had: it would not be the same run."""
+    tokens = options.setdefault("num_tokens", len(ids))
+    if tokens != len(ids):
+        raise DataError(f"{options['text']} has {len(ids):,} tokens now; the run began with {tokens:,}")
+
+
+def _announce(console: Console, options: dict[str, Any], model: nn.Module, ids: Any, tokenizer: Tokenizer) -> None:
+    console.print(
+        f"{options['text']}: {len(ids):,} {options['tokens']}, {tokenizer.vocab_size:,} different ones, the last "
+        f"{_VALIDATION_SHARE:.0%} for validation",
+        markup=False,
+    )
+    console.print(
+        f"{options['model']}: {options['num_blocks']} layers, {options['hidden_dim']} wide, "
+        f"{model.num_parameters():,} parameters; {options['optimizer']}, seed {options['seed']}"
+    )
 
 
 _KEPT = (
@@ -105,57 +117,24 @@ def _architecture(options: dict[str, Any], vocab_size: int) -> tuple[str, dict[s
         "hidden_size": width,
         "num_layers": layers,
         "seq_model": options["model"],
+        "seq_len": options["seq_len"],
         "dropout": options["dropout"],
     }
 
 
-def _train(console: Console, options: dict[str, Any], model: nn.Module, train: Any, valid: Any) -> list[LanguageRow]:
-    batch_size, seq_len = options["batch_size"], options["seq_len"]
-    steps = max(1, (len(train) - 1) // (batch_size * seq_len))
-    optimizer = make_optimizer(options, model.parameters(), steps)
-    rows: list[LanguageRow] = []
-    console.print("   epoch  train loss  valid loss  perplexity  bits/token  tokens/s")
-    progress = _Progress(console, len(train))
-    epochs = train_language_model(
-        model,
-        optimizer,
-        train,
-        valid,
-        seq_len=seq_len,
-        batch_size=batch_size,
-        epochs=options["epochs"],
-        sequential=options["model"] != "gpt",
-        after_batch=progress.after_batch if console.is_terminal else None,
+def _train(console: Console, options: dict[str, Any], model: nn.Module, ids: Any, folder: Path) -> list[Row]:
+    """Train, and return every epoch's figures."""
+    seq_len, batch_size = options["seq_len"], options["batch_size"]
+    sequential = options["model"] != "gpt"
+    end = len(ids) - round(len(ids) * _VALIDATION_SHARE)
+    train, valid = (
+        text_loader(part, seq_len, batch_size, sequential=sequential, shuffle=shuffle)
+        for part, shuffle in ((ids[:end], True), (ids[end:], False))
     )
-    for row in epochs:
-        progress.clear()
-        rows.append(row)
-        console.print(
-            f"{row['epoch']:>4}/{options['epochs']:<3}  {row['train_loss']:>10.4f}  {row['valid_loss']:>10.4f}  "
-            f"{row['perplexity']:>10.2f}  {row['bits_per_token']:>10.3f}  {row['tokens_per_second']:>8,.0f}"
-        )
-    if not rows:
-        raise DataError("there was no epoch")
+    optimizer = make_optimizer(options, model.parameters(), math.ceil(len(train) / options["accumulate"]))
+    reader = SequentialReader(model, batch_size) if sequential else model
+    trainer = LanguageTrainer(reader, optimizer, callbacks=callbacks(console, options, folder), **settings(options))
+    rows = run_trainer(console, trainer, options, folder, train, {"valid": valid})
+    if trainer.average is not None:
+        reader.load_state_dict(trainer.average.state_dict(), strict=False)
     return rows
-
-
-class _Progress:
-    """A line that says on a terminal how far an epoch has come."""
-
-    def __init__(self, console: Console, tokens: int) -> None:
-        self.status = console.status("")
-        self.tokens = tokens
-        self.running = False
-
-    def after_batch(self, epoch: int, tokens: int, loss: float) -> None:
-        """Say so."""
-        if not self.running:
-            self.status.start()
-            self.running = True
-        self.status.update(f"epoch {epoch}: {tokens / self.tokens:.0%}, loss {loss:.4f}")
-
-    def clear(self) -> None:
-        """Take the line away."""
-        if self.running:
-            self.status.stop()
-            self.running = False

@@ -1,22 +1,18 @@
-"""What the commands print: a live bar on a terminal, plain lines into a file or a pipe, tables in both."""
+"""What the commands print: tables, on a terminal and in a pipe."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from types import TracebackType
 
 import numpy as np
 from numpy.typing import NDArray
 from rich import box
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
-from needle.train import EpochResult, Row
-
-__all__ = ["EpochReport", "confusion_table", "figures_table", "new_console", "percent", "probability_table"]
+__all__ = ["confusion_table", "figures_table", "new_console", "percent", "probability_table"]
 
 
 def new_console() -> Console:
@@ -27,63 +23,6 @@ def new_console() -> Console:
 def percent(share: float) -> str:
     """Return a share as a percentage, at the precision of one image in ten thousand."""
     return f"{100 * share:.2f} %"
-
-
-# --------------------------------------------------------------------------------------------------- progress
-
-
-class EpochReport:
-    """Shows how training goes: on a terminal a bar that lives while an epoch runs, everywhere a line for each epoch.
-
-    Args:
-        console: where to.
-        epochs: how many there will be.
-        samples: how many an epoch has.
-    """
-
-    def __init__(self, console: Console, epochs: int, samples: int) -> None:
-        self.console, self.epochs, self.samples = console, epochs, samples
-        self.progress = Progress(
-            TextColumn("epoch {task.fields[epoch]}"),
-            BarColumn(bar_width=None),
-            TaskProgressColumn(),
-            TextColumn("{task.fields[figures]}"),
-            TimeRemainingColumn(compact=True),
-            console=console,
-            transient=True,
-            expand=True,
-            disable=not console.is_terminal,
-        )
-        self.task = self.progress.add_task("", total=epochs * samples, epoch=f"1/{epochs}", figures="")
-        self.is_live = console.is_terminal
-
-    def __enter__(self) -> EpochReport:
-        self.progress.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.progress.stop()
-
-    def after_batch(self, epoch: int, so_far: EpochResult) -> None:
-        """Move the bar."""
-        self.progress.update(
-            self.task,
-            completed=(epoch - 1) * self.samples + so_far.samples,
-            epoch=f"{epoch}/{self.epochs}",
-            figures=f"loss {so_far.loss:.4f}  error {percent(so_far.error)}  {so_far.samples_per_second:,.0f} images/s",
-        )
-
-    def after_epoch(self, row: Row) -> None:
-        """Write the epoch's line, and the columns' names above the first."""
-        if row["epoch"] == 1:
-            self.progress.console.print("   epoch  train loss    error   test loss    error   images/s")
-        epoch = f"{row['epoch']}/{self.epochs}"
-        self.progress.console.print(
-            f"{epoch:>8}  {row['train_loss']:>10.4f}  {percent(row['train_error']):>7}"
-            f"  {row['test_loss']:>10.4f}  {percent(row['test_error']):>7}  {row['samples_per_second']:>9,.0f}"
-        )
 
 
 # ----------------------------------------------------------------------------------------------------- tables

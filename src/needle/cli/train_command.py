@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,103 +10,71 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-import needle
 from needle import nn
+from needle.autograd import Tensor
 from needle.cli import language_command
 from needle.cli.architectures import ARCHITECTURES
 from needle.cli.defaults import resolve
 from needle.cli.optimization import make_optimizer
 from needle.cli.runs import new_run_folder, remember_latest
-from needle.cli.show import EpochReport, figures_table, new_console, percent
+from needle.cli.show import figures_table, new_console, percent
 from needle.cli.sources import Source, open_source
+from needle.cli.training import (
+    NOT_KEPT,
+    callbacks,
+    remove_checkpoints,
+    resumed_options,
+    run_trainer,
+    seed_run,
+    settings,
+)
 from needle.data import DataLoader
-from needle.errors import CheckpointError, MissingExtraError, SettingError
+from needle.errors import MissingExtraError
 from needle.train import (
+    ErrorRate,
     Predictions,
     Recipe,
     Row,
+    Trainer,
     check_writable,
     curves_png,
-    fit,
-    list_checkpoints,
-    load_checkpoint,
-    metrics_jsonl,
-    peek_checkpoint,
+    flat,
     predict_batches,
-    save_checkpoint,
     save_model,
     worst_png,
     write_file,
 )
 
-__all__ = ["Interrupted", "run"]
+__all__ = ["run"]
 
-# Options that say how the command runs, not what it makes.
-_NOT_KEPT = {"run", "parser", "debug", "data_dir", "workers", "resume"}
-_NOT_IN_RECIPE = _NOT_KEPT | {"output_dir", "text", "tokens", "seq_len"}
-
-
-class Interrupted(KeyboardInterrupt):
-    """The user has stopped a run; `folder` is where it can be resumed, None where nothing was saved."""
-
-    def __init__(self, folder: str | None) -> None:
-        super().__init__()
-        self.folder = folder
+# Options that change what one sees of a run, and not what it makes.
+_SEEING = ("checkpoint_steps", "tensorboard", "layer_statistics")
+_NOT_IN_RECIPE = NOT_KEPT | {"output_dir", "text", "tokens", "seq_len", *_SEEING}
 
 
 def run(arguments: Any) -> int:
     """Train as the options say, and save the model, its figures and the pictures."""
-    if arguments.text is not None:
+    given = vars(arguments)
+    options = resolve(given) if arguments.text is None and arguments.resume is None else None
+    if options is None:
+        options = given if arguments.resume is None else resumed_options(given)
+    if options["text"] is not None:
         return language_command.run(arguments)
     console = new_console()
-    options, folder, rows = _begun(vars(arguments)) if arguments.resume is not None else _new(vars(arguments))
+    folder = Path(options["resume"] or options["output_dir"] or new_run_folder(options["dataset"]))
     check_writable(folder)
     source = open_source(options["dataset"], options["data_dir"], console.print)
-    _seed(options["seed"])
+    seed_run(options["seed"])
     architecture, hyperparameters = _ARCHITECTURE_OF[options["model"]](options, source)
     model = ARCHITECTURES[architecture](**hyperparameters)
     _announce(console, options, source, model)
-    predictions = _train(console, options, source, model, folder, rows)
+    rows, predictions = _train(console, options, source, model, folder)
     recipe = _recipe(options, source, architecture, hyperparameters, rows[-1])
     pictures, note = _draw(recipe, rows, predictions, source)
-    _write(folder, recipe, model, rows, pictures)
-    for checkpoint in list_checkpoints(folder):
-        shutil.rmtree(checkpoint, ignore_errors=True)  # the run is over
+    _write(folder, recipe, model, pictures)
+    remove_checkpoints(folder)
     _conclude(console, folder, rows, note)
     return 0
-
-
-def _new(given: dict[str, Any]) -> tuple[dict[str, Any], Path, list[Row]]:
-    """Return the options of a new run, its folder, and that it has no rows yet."""
-    options = resolve(given)
-    return options, Path(options["output_dir"] or new_run_folder(options["dataset"])), []
-
-
-def _begun(given: dict[str, Any]) -> tuple[dict[str, Any], Path, list[Row]]:
-    """Return the options of a run that goes on, its folder, and its rows so far.
-
-    Raises:
-        SettingError: other options are given, which would make another run of it.
-        CheckpointError: there is no checkpoint in the folder, or not one of `needle train`.
-    """
-    free = {"resume", "data_dir", "workers", "run", "parser", "debug"}
-    others = [name for name, value in given.items() if name not in free and value not in (None, 0)]
-    if others:
-        raise SettingError(
-            f"--{others[0].replace('_', '-')}: --resume goes on with the options that the run began with"
-        )
-    folder = Path(given["resume"])
-    saved = peek_checkpoint(folder).extra
-    if not {"options", "rows"} <= saved.keys():
-        raise CheckpointError(f"the checkpoints in {folder} are not those of `needle train`")
-    own = {name: given[name] for name in ("data_dir", "workers")}
-    return {**given, **saved["options"], **own}, folder, list(saved["rows"])
-
-
-def _seed(seed: int) -> None:
-    """Seed the generator that everything draws from: NumPy's global one."""
-    needle.seed(None)
-    np.random.seed(seed)
 
 
 def _mlp(options: dict[str, Any], source: Source) -> tuple[str, dict[str, Any]]:
@@ -149,37 +117,34 @@ def _announce(console: Console, options: dict[str, Any], source: Source, model: 
 # --------------------------------------------------------------------------------------------------- training
 
 
-def _train(  # noqa: PLR0917  what a run is made of
-    console: Console, options: dict[str, Any], source: Source, model: nn.Module, folder: Path, rows: list[Row]
-) -> Predictions:
-    """Train and append a row for each epoch, after each of which the run may be resumed."""
+class ImageTrainer(Trainer):
+    """Gives models images as rows; those that want pixels in their places put them there again."""
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Return the model's logits."""
+        logits: Tensor = self.model(flat(inputs))
+        return logits
+
+
+def _train(
+    console: Console, options: dict[str, Any], source: Source, model: nn.Module, folder: Path
+) -> tuple[list[Row], Predictions]:
+    """Train, and return every epoch's figures and what the model says of the test images."""
     train_loader, test_loader = _loaders(options, source)
-    optimizer = make_optimizer(options, model.parameters(), len(train_loader))
-    parts: dict[str, Any] = {"model": model, "optimizer": optimizer, "loader": train_loader}
-    if rows:
-        load_checkpoint(folder, **parts)
-        console.print(f"going on after epoch {rows[-1]['epoch']}")
-    kept = {name: value for name, value in options.items() if name not in _NOT_KEPT}
-    with EpochReport(console, options["epochs"], len(source.train)) as report:
-        epochs = fit(
-            model,
-            optimizer,
-            nn.SoftmaxLoss(label_smoothing=options["label_smoothing"]),
-            train_loader,
-            test_loader,
-            epochs=options["epochs"],
-            test_loss_fn=nn.SoftmaxLoss(),
-            after_batch=report.after_batch if report.is_live else None,
-            first_epoch=len(rows) + 1,
-        )
-        try:
-            for row in epochs:
-                rows.append(row)
-                save_checkpoint(folder, step=row["step"], extra={"options": kept, "rows": rows}, **parts)
-                report.after_epoch(row)
-        except KeyboardInterrupt:
-            raise Interrupted(str(folder) if list_checkpoints(folder) else None) from None
-    return predict_batches(model, test_loader)
+    steps = math.ceil(len(train_loader) / options["accumulate"])
+    trainer = ImageTrainer(
+        model,
+        make_optimizer(options, model.parameters(), steps),
+        nn.SoftmaxLoss(label_smoothing=options["label_smoothing"]),
+        metrics=[ErrorRate()],
+        evaluation_loss_fn=nn.SoftmaxLoss(),
+        callbacks=callbacks(console, options, folder, "images"),
+        **settings(options),
+    )
+    rows = run_trainer(console, trainer, options, folder, train_loader, {"test": test_loader})
+    if trainer.average is not None:
+        model.load_state_dict(trainer.average.state_dict(), strict=False)
+    return rows, predict_batches(model, test_loader)
 
 
 def _loaders(options: dict[str, Any], source: Source) -> tuple[DataLoader, DataLoader]:
@@ -220,10 +185,9 @@ def _draw(recipe: Recipe, rows: list[Row], predictions: Predictions, source: Sou
         return {}, f"no pictures: {error}"
 
 
-def _write(folder: Path, recipe: Recipe, model: nn.Module, rows: list[Row], pictures: dict[str, bytes]) -> None:
+def _write(folder: Path, recipe: Recipe, model: nn.Module, pictures: dict[str, bytes]) -> None:
     """Write the run's files, the model last: a folder with a model in it is a run that was finished."""
     folder.mkdir(parents=True, exist_ok=True)
-    write_file(folder / "metrics.jsonl", metrics_jsonl(rows))
     for name, png in pictures.items():
         write_file(folder / name, png)
     save_model(folder, model, recipe)
@@ -234,6 +198,8 @@ _CONTENTS = {
     "metrics.jsonl": "every epoch's figures",
     "curves.png": "loss and error, epoch by epoch",
     "worst.png": "the test images that the model is most wrong about",
+    "layers.jsonl": "gradients and activations of each layer",
+    "tensorboard": "event files for TensorBoard",
 }
 
 

@@ -15,7 +15,14 @@ from needle.data.images import ImageDataset
 from needle.data.loader import DataLoader
 from needle.data.mnist import FashionMNISTDataset, MNISTDataset
 from needle.data.remote import default_data_folder, download
-from needle.data.sampler import RandomSampler, Sampler, SequentialSampler, SubsetSampler, WeightedSampler
+from needle.data.sampler import (
+    ColumnSampler,
+    RandomSampler,
+    Sampler,
+    SequentialSampler,
+    SubsetSampler,
+    WeightedSampler,
+)
 from needle.data.text import text_chunks, text_lines, tiny_shakespeare
 from needle.data.tokenizer import (
     ByteTokenizer,
@@ -44,6 +51,7 @@ __all__ = [
     "ByteTokenizer",
     "CIFAR10Dataset",
     "CharacterTokenizer",
+    "ColumnSampler",
     "Compose",
     "Corpus",
     "Cutout",

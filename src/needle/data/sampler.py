@@ -15,7 +15,7 @@ from needle.data.dataset import as_indices
 from needle.device import random
 from needle.errors import DataError, DTypeError
 
-__all__ = ["RandomSampler", "Sampler", "SequentialSampler", "SubsetSampler", "WeightedSampler"]
+__all__ = ["ColumnSampler", "RandomSampler", "Sampler", "SequentialSampler", "SubsetSampler", "WeightedSampler"]
 
 
 class Sampler(Protocol):
@@ -148,3 +148,42 @@ def _length(dataset: Sized | int) -> int:
     if length < 0:
         raise DataError(f"a data set cannot have {length} items")
     return length
+
+
+class ColumnSampler:
+    """Items in columns that are read side by side: of each column the first item, then of each the second, and so on.
+
+    With `batch_size=columns`, each batch goes on where the one before has stopped: a recurrent network that reads
+    windows of a text keeps its state from batch to batch. Items at the end that do not fill a column are left out.
+
+    Formula::
+
+        0, K, 2·K, …,  1, K + 1, 2·K + 1, …     where K = ⌊items / columns⌋
+
+    Args:
+        dataset: the data set, or how many items it has.
+        columns: how many columns.
+
+    Draws: nothing.
+
+    Raises:
+        DataError: there are fewer items than columns.
+
+    Example:
+        >>> from needle.data import ColumnSampler
+        >>> list(ColumnSampler(7, columns=2))
+        [0, 3, 1, 4, 2, 5]
+    """
+
+    def __init__(self, dataset: Sized | int, columns: int) -> None:
+        count = dataset if isinstance(dataset, int) else len(dataset)
+        if not 1 <= columns <= count:
+            raise DataError(f"ColumnSampler: columns is from 1 to the number of items, {count}, got {columns}")
+        self.columns, self.length = columns, count // columns
+
+    def __iter__(self) -> Iterator[int]:
+        order = np.arange(self.columns * self.length).reshape(self.columns, self.length)
+        return iter(order.T.reshape(-1).tolist())
+
+    def __len__(self) -> int:
+        return self.columns * self.length

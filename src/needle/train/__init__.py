@@ -1,43 +1,81 @@
-"""Training: one epoch, many epochs, what a model predicts, pictures of a run, and saved models.
+"""Training: the trainer and its callbacks, checkpoints, what a model predicts, pictures of a run, and saved models.
 
-Plain functions over public pieces: a loop written by hand over `needle.nn`, `needle.optim` and `needle.data` does the
-same, and these are short enough to copy. What trains a particular model on particular data is not here but in
-`needle.cli`.
+Small pieces that also serve a loop written by hand over `needle.nn`, `needle.optim` and `needle.data`. What trains a
+particular model on particular data is not here but in `needle.cli`.
 """
 
+from needle.train.averaging import ExponentialMovingAverage
+from needle.train.callbacks import (
+    Callback,
+    Checkpoints,
+    EarlyStopping,
+    LayerStatistics,
+    MetricsLog,
+    SampleImages,
+    TensorBoard,
+)
 from needle.train.checkpoint import Checkpoint, list_checkpoints, load_checkpoint, peek_checkpoint, save_checkpoint
-from needle.train.epoch import EpochResult, evaluate_epoch, train_epoch
 from needle.train.files import check_writable, write_file
-from needle.train.fit import EarlyStopping, Row, fit, metrics_jsonl
-from needle.train.language import LanguageRow, evaluate_language_model, train_language_model
+from needle.train.interruption import TrainingInterrupted, deferred_interrupt
+from needle.train.language import LanguageTrainer, SequentialReader, text_loader
+from needle.train.learning_rate import LearningRateSearch, find_learning_rate
+from needle.train.metrics import F1, Accuracy, ConfusionMatrix, ErrorRate, Metric, Perplexity, TopKAccuracy
 from needle.train.plots import curves_png, worst_png
 from needle.train.prediction import (
     Predictions,
     confusion_matrix,
+    flat,
     predict_batches,
     predict_probabilities,
     worst_indices,
 )
+from needle.train.progress import Progress
 from needle.train.recipe import Recipe
+from needle.train.running import Row, Running, metrics_jsonl
 from needle.train.sampling import TokenSampler, sample_tokens
 from needle.train.saving import SavedModel, load_model, read_recipe, save_model
+from needle.train.step import LossFunction, Precision, TrainingStep
+from needle.train.trainer import Batches, Trainer
 
 __all__ = [
+    "F1",
+    "Accuracy",
+    "Batches",
+    "Callback",
     "Checkpoint",
+    "Checkpoints",
+    "ConfusionMatrix",
     "EarlyStopping",
-    "EpochResult",
-    "LanguageRow",
+    "ErrorRate",
+    "ExponentialMovingAverage",
+    "LanguageTrainer",
+    "LayerStatistics",
+    "LearningRateSearch",
+    "LossFunction",
+    "Metric",
+    "MetricsLog",
+    "Perplexity",
+    "Precision",
     "Predictions",
+    "Progress",
     "Recipe",
     "Row",
+    "Running",
+    "SampleImages",
     "SavedModel",
+    "SequentialReader",
+    "TensorBoard",
     "TokenSampler",
+    "TopKAccuracy",
+    "Trainer",
+    "TrainingInterrupted",
+    "TrainingStep",
     "check_writable",
     "confusion_matrix",
     "curves_png",
-    "evaluate_epoch",
-    "evaluate_language_model",
-    "fit",
+    "deferred_interrupt",
+    "find_learning_rate",
+    "flat",
     "list_checkpoints",
     "load_checkpoint",
     "load_model",
@@ -49,8 +87,7 @@ __all__ = [
     "sample_tokens",
     "save_checkpoint",
     "save_model",
-    "train_epoch",
-    "train_language_model",
+    "text_loader",
     "worst_indices",
     "worst_png",
     "write_file",

@@ -1,7 +1,7 @@
 """Checkpoints: all that a training run needs to go on, bit for bit, as if it had never stopped.
 
     step-00001200/
-        model.safetensors, optimizer.safetensors    arrays, by their names
+        model.safetensors, optimizer.safetensors    arrays, by their names; arrays.safetensors: those that you add
         state.json                                  the step, settings, generators, the loader's place, what you add
         manifest.json                               the length and SHA-256 of each file above, written last
 
@@ -18,7 +18,7 @@ import os
 import secrets
 import shutil
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -55,6 +55,7 @@ class Checkpoint:
     step: int
     path: Path
     extra: Mapping[str, Any] = field(default_factory=dict)
+    arrays: Mapping[str, Any] = field(default_factory=dict)
 
 
 def save_checkpoint(
@@ -64,6 +65,7 @@ def save_checkpoint(
     model: Module,
     optimizer: Optimizer | None = None,
     loader: HasState | None = None,
+    arrays: Mapping[str, Any] | None = None,
     extra: Mapping[str, Any] | None = None,
     keep: int = 2,
 ) -> Path:
@@ -77,6 +79,7 @@ def save_checkpoint(
         model: its parameters and buffers are saved.
         optimizer: its state and number of steps, so that a schedule goes on too.
         loader: where in the epoch it is, and in which order.
+        arrays: other NumPy arrays by name, such as averaged weights.
         extra: anything else that JSON can hold, such as the rows of figures so far.
         keep: how many checkpoints stay, 1 or more.
 
@@ -101,7 +104,7 @@ def save_checkpoint(
     """
     if keep < 1:
         raise CheckpointError(f"save_checkpoint: keep is 1 or more, got {keep}")
-    files = _encode(step, model, optimizer, loader, extra)
+    files = _encode(step, model, optimizer, loader, arrays, extra)
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     place = folder / f"{_PREFIX}{step:08d}"
@@ -135,6 +138,7 @@ def load_checkpoint(
     optimizer: Optimizer | None = None,
     loader: HasState | None = None,
     generators: bool = True,
+    check: Callable[[Mapping[str, Any], Mapping[str, Any]], object] | None = None,
 ) -> Checkpoint:
     """Put back the latest checkpoint of a run that is whole. Training goes on from there bit for bit.
 
@@ -146,12 +150,15 @@ def load_checkpoint(
         optimizer: gets its state; made with the same settings and schedule as then.
         loader: gets its place in the epoch; made as then.
         generators: whether the random generators are put back too.
+        check: called with `extra` and `arrays` before anything is put back; it may raise.
 
     Raises:
         CheckpointError: there is no whole checkpoint, or it is one of another model or optimizer. Nothing is changed
             then.
     """
     path, files = _latest(folder)
+    if check is not None:
+        check(json.loads(files["state.json"])["extra"], _added(path, files))
     return _put_back(path, files, model, optimizer, loader, generators)
 
 
@@ -163,14 +170,19 @@ def peek_checkpoint(folder: str | os.PathLike[str]) -> Checkpoint:
     """
     path, files = _latest(folder)
     state = json.loads(files["state.json"])
-    return Checkpoint(state["step"], path, state["extra"])
+    return Checkpoint(state["step"], path, state["extra"], _added(path, files))
 
 
 # ---------------------------------------------------------------------------------------------------- writing
 
 
-def _encode(
-    step: int, model: Module, optimizer: Optimizer | None, loader: HasState | None, extra: Mapping[str, Any] | None
+def _encode(  # noqa: PLR0917  all that is saved
+    step: int,
+    model: Module,
+    optimizer: Optimizer | None,
+    loader: HasState | None,
+    arrays: Mapping[str, Any] | None,
+    extra: Mapping[str, Any] | None,
 ) -> dict[str, bytes]:
     """Return the contents of all files by name, the manifest last."""
     state: dict[str, Any] = {"step": step, "generators": random.get_state(), "extra": dict(extra or {})}
@@ -179,6 +191,8 @@ def _encode(
         saved = optimizer.state_dict()
         files["optimizer.safetensors"] = safetensors.numpy.save(saved.pop("arrays"))
         state["optimizer"] = saved
+    if arrays:
+        files["arrays.safetensors"] = safetensors.numpy.save(dict(arrays))
     if loader is not None:
         place = loader.state_dict()
         order = place["order"]
@@ -244,7 +258,7 @@ def _read(path: Path) -> dict[str, bytes]:
 
 
 def _checked(path: Path, sums: Mapping[str, Mapping[str, Any]]) -> Iterator[tuple[str, bytes]]:
-    known = {"model.safetensors", "optimizer.safetensors", "state.json"}
+    known = {"model.safetensors", "optimizer.safetensors", "arrays.safetensors", "state.json"}
     if not {"model.safetensors", "state.json"} <= sums.keys() <= known:
         raise CheckpointError(f"{path / 'manifest.json'} names the files {', '.join(sorted(sums))}")
     for name, expected in sums.items():
@@ -279,7 +293,11 @@ def _put_back(  # noqa: PLR0917  all that is put back
         loader.load_state_dict(state["loader"])
     if generators:
         random.set_state(state["generators"])
-    return Checkpoint(state["step"], path, state["extra"])
+    return Checkpoint(state["step"], path, state["extra"], _added(path, files))
+
+
+def _added(path: Path, files: Mapping[str, bytes]) -> dict[str, Any]:
+    return _arrays(path, "arrays.safetensors", files) if "arrays.safetensors" in files else {}
 
 
 def _arrays(path: Path, name: str, files: Mapping[str, bytes]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Training language models on a text: chunk by chunk with the state carried on, or on windows.
+"""Training language models on a text: column by column with the state carried on, or on windows.
 
 Two kinds of models are known by how they are called. A *sequential* one takes token ids (T, B) and a state, and returns
 logits (T·B, V) and the state after them; the text is laid out in B columns, which it reads from top to bottom. A
@@ -8,184 +8,158 @@ logits (T·B, V) and the state after them; the text is laid out in B columns, wh
 from __future__ import annotations
 
 import math
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike
 
 from needle.autograd import Tensor, no_grad
-from needle.data import batchify, get_batch
-from needle.errors import DataError, TrainingError
-from needle.jit import jit
+from needle.data import ColumnSampler, DataLoader, TokenDataset
+from needle.errors import DataError
 from needle.nn import Module, SoftmaxLoss
-from needle.ops import reshape
+from needle.nn.module import evaluating
+from needle.nn.parameter import Buffer
+from needle.ops import reshape, transpose
 from needle.optim import Optimizer
+from needle.train.running import Row
+from needle.train.trainer import Trainer
 
-__all__ = ["LanguageRow", "evaluate_language_model", "train_language_model"]
-
-Ids = NDArray[Any]
-# One epoch's figures: epoch, step, lr, train_loss, valid_loss, perplexity, bits_per_token, seconds, tokens_per_second.
-LanguageRow = dict[str, Any]
+__all__ = ["LanguageTrainer", "SequentialReader", "text_loader"]
 
 
-def train_language_model(
-    model: Module,
-    optimizer: Optimizer,
-    train_ids: Ids,
-    valid_ids: Ids,
-    *,
-    seq_len: int,
-    batch_size: int,
-    epochs: int,
-    sequential: bool,
-    clip_norm: float | None = 1.0,
-    after_batch: Callable[[int, int, float], object] | None = None,
-    compiled: bool = True,
-) -> Iterator[LanguageRow]:
-    """Train on a text and evaluate on another, and give one row of figures after each epoch.
-
-    A generator: the caller prints, stores, or stops by leaving the loop. In an epoch each token is predicted once, but
-    for what does not fill a batch. Windows come in an order that NumPy's global generator draws.
+def text_loader(ids: ArrayLike, seq_len: int, batch_size: int, *, sequential: bool, shuffle: bool = True) -> DataLoader:
+    """Return a loader of windows of a text, all batches of one size: (tokens, those that follow), (B, T) each.
 
     Args:
-        model: see the module's own words.
-        optimizer: holds the model's parameters.
-        train_ids: token ids in a row.
-        valid_ids: likewise, for measuring.
-        seq_len: how many tokens gradients go back over.
-        batch_size: how many columns, or windows, are read at once.
-        epochs: how many times.
-        sequential: whether the model reads on with a state, or sees windows.
-        clip_norm: the norm that all gradients together are cut to; None for no limit.
-        after_batch: called with the epoch, from 1, the tokens read in it and its mean loss so far.
-        compiled: whether to compile the steps with `ndl.jit`.
-
-    Raises:
-        DataError: a text is too short for one batch.
-        TrainingError: the loss is not finite.
-    """
-    steps = _Steps(model, optimizer, sequential, clip_norm, compiled)
-    for text in (train_ids, valid_ids):
-        _count_batches(text, seq_len, batch_size, sequential)
-    for epoch in range(1, epochs + 1):
-        started = time.perf_counter()
-        model.train()
-        state, total, tokens = None, 0.0, 0
-        for x, y in _batches(train_ids, seq_len, batch_size, sequential, shuffle=True):
-            loss, state = steps.train(x, y, state)
-            value = loss.item()
-            if not math.isfinite(value):
-                raise TrainingError(f"epoch {epoch}, step {optimizer.t}: the loss is {value}: lower the learning rate")
-            total += value * y.size
-            tokens += y.size
-            if after_batch is not None:
-                after_batch(epoch, tokens, total / tokens)
-        seconds = time.perf_counter() - started
-        valid_loss = steps.evaluate(valid_ids, seq_len, batch_size)
-        yield {
-            "epoch": epoch,
-            "step": optimizer.t,
-            "lr": float(optimizer.lr(optimizer.t - 1) if callable(optimizer.lr) else optimizer.lr),
-            "train_loss": total / tokens,
-            "valid_loss": valid_loss,
-            "perplexity": math.exp(min(valid_loss, 700.0)),
-            "bits_per_token": valid_loss / math.log(2),
-            "seconds": time.perf_counter() - started,
-            "tokens_per_second": tokens / seconds,
-        }
-
-
-def evaluate_language_model(
-    model: Module, ids: Ids, *, seq_len: int, batch_size: int, sequential: bool, compiled: bool = True
-) -> float:
-    """Return a model's mean loss for each token of a text, in nats. Arguments are those of `train_language_model`.
+        ids: (N,), token ids in a row.
+        seq_len: T, how many tokens gradients go back over.
+        batch_size: B, how many columns, or windows, are read at once.
+        sequential: whether batches read on, column by column; otherwise they hold windows from anywhere.
+        shuffle: whether windows come in a new random order each epoch, where they are not read on.
 
     Raises:
         DataError: the text is too short for one batch.
     """
-    _count_batches(ids, seq_len, batch_size, sequential)
-    return _Steps(model, None, sequential, None, compiled).evaluate(ids, seq_len, batch_size)
-
-
-class _Steps:
-    """What is done with each batch, in training and in evaluation."""
-
-    def __init__(
-        self, model: Module, optimizer: Optimizer | None, sequential: bool, clip_norm: float | None, compiled: bool
-    ) -> None:
-        self.model = model
-        self.sequential = sequential
-        loss_fn = SoftmaxLoss()
-
-        def measure(x: Tensor, y: Tensor, state: Any) -> tuple[Tensor, Any]:
-            if sequential:
-                logits, state = model(x, state)
-                return loss_fn(logits, y), _detached(state)
-            logits = model(x)
-            return loss_fn(reshape(logits, (-1, logits.shape[-1])), y), None
-
-        def train(x: Tensor, y: Tensor, state: Any) -> tuple[Tensor, Any]:
-            assert optimizer is not None
-            optimizer.reset_grad()
-            loss, state = measure(x, y, state)
-            loss.backward()
-            if clip_norm is not None:
-                optimizer.clip_grad_norm(clip_norm)
-            optimizer.step()
-            return loss.detach(), state
-
-        self.train = jit(train) if compiled else train
-        self.measure = jit(no_grad()(measure)) if compiled else no_grad()(measure)
-
-    def evaluate(self, ids: Ids, seq_len: int, batch_size: int) -> float:
-        """Return the mean loss of a token."""
-        self.model.eval()
-        state, total, tokens = None, 0.0, 0
-        for x, y in _batches(ids, seq_len, batch_size, self.sequential, shuffle=False):
-            loss, state = self.measure(x, y, state)
-            total += loss.item() * y.size
-            tokens += y.size
-        return total / tokens
-
-
-def _detached(state: Any) -> Any:
-    return tuple(map(_detached, state)) if isinstance(state, tuple) else state.detach()
-
-
-def _count_batches(ids: Ids, seq_len: int, batch_size: int, sequential: bool) -> int:
-    """Return how many batches a text has.
-
-    Raises:
-        DataError: none.
-    """
-    if sequential:
-        count = (len(ids) // batch_size - 1) // seq_len
-    else:
-        count = (len(ids) - 1) // seq_len // batch_size
-    if count < 1:
+    ids = np.asarray(ids)
+    if len(ids) < batch_size * seq_len + 1:
         raise DataError(
-            f"{len(ids):,} tokens are too few for one batch of {batch_size} x {seq_len} and what follows: take a "
-            "smaller batch, shorter sequences, or more text"
+            f"{len(ids):,} tokens are too few for one batch of {batch_size} x {seq_len} and what follows: "
+            "take a smaller batch, shorter sequences, or more text"
         )
-    return count
-
-
-def _batches(
-    ids: Ids, seq_len: int, batch_size: int, sequential: bool, *, shuffle: bool
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield inputs and what follows each of their tokens, flat, all of one size."""
-    count = _count_batches(ids, seq_len, batch_size, sequential)
+    windows = TokenDataset(ids, seq_len)
     if sequential:
-        columns = batchify(ids, batch_size, None, "int64")
-        for number in range(count):
-            yield get_batch(columns, number * seq_len, seq_len, None, "int64")
-        return
-    windows = (len(ids) - 1) // seq_len
-    order = np.random.permutation(windows) if shuffle else np.arange(windows)
-    offsets = np.arange(seq_len)
-    for number in range(count):
-        places = order[number * batch_size : (number + 1) * batch_size, None] * seq_len + offsets
-        x, y = (ids[places + shift].astype(np.int64) for shift in (0, 1))
-        yield Tensor(x, requires_grad=False), Tensor(y.reshape(-1), requires_grad=False)
+        return DataLoader(windows, batch_size, sampler=ColumnSampler(windows, batch_size))
+    return DataLoader(windows, batch_size, shuffle=shuffle, drop_last=True)
+
+
+class SequentialReader(Module):
+    """A sequential model that keeps its state from batch to batch: it takes windows (B, T), and reads on.
+
+    Args:
+        model: takes token ids (T, B) and a state; see the module's own words.
+        batch_size: B.
+
+    Shapes:
+        x: (B, T), token ids
+        returns: (T·B, V), logits
+
+    State:
+        state: what the model returned after the last window, zeros at first: buffers, so that it is saved with it. What
+            changes its shape with T, as zeros that stand for no state may, is not kept.
+    """
+
+    def __init__(self, model: Module, batch_size: int) -> None:
+        self.model = model
+        with evaluating(model), no_grad():
+            one, two = (_leaves(model(Tensor(np.zeros((t, batch_size)), requires_grad=False), None)[1]) for t in (1, 2))
+        has_state = [leaf.shape for leaf in one] == [leaf.shape for leaf in two]
+        self.is_pair = has_state and len(one) > 1
+        self.state = [Buffer(np.zeros(leaf.shape, leaf.dtype)) for leaf in one] if has_state else []
+
+    def reset(self) -> None:
+        """Forget what was read."""
+        for buffer in self.state:
+            buffer.data = Tensor(np.zeros(buffer.shape, buffer.dtype), requires_grad=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the logits of what follows each token, and keep the state after the last ones."""
+        state = tuple(buffer.detach() for buffer in self.state)
+        logits: Tensor
+        logits, after = self.model(transpose(x), state if self.is_pair else state[0] if state else None)
+        for buffer, leaf in zip(self.state, _leaves(after), strict=False):
+            buffer.data = leaf.detach()
+        return logits
+
+
+class LanguageTrainer(Trainer):
+    """A `Trainer` for language models; its loaders are those of `text_loader`.
+
+    Rows also hold `perplexity` and `bits_per_token` of the validation text; losses are nats a token.
+
+    Args:
+        model: a parallel model, or a `SequentialReader` around a sequential one.
+        optimizer: holds its parameters.
+        settings: those of `Trainer`.
+
+    Example:
+        >>> import numpy as np
+        >>> from needle import optim
+        >>> from needle.models import GPT
+        >>> from needle.train import LanguageTrainer, text_loader
+        >>> np.random.seed(0)
+        >>> ids = np.arange(600) % 5
+        >>> model = GPT(vocab_size=5, max_length=10, num_layers=1, width=16, num_heads=2)
+        >>> trainer = LanguageTrainer(model, optim.Adam(model.parameters(), lr=0.01), progress=False)
+        >>> train, valid = (text_loader(part, 10, 4, sequential=False) for part in (ids[:500], ids[500:]))
+        >>> rows = trainer.fit(train, valid, epochs=6)
+        >>> rows[-1]["perplexity"] < 1.5
+        True
+    """
+
+    unit = "tokens"
+
+    def __init__(self, model: Module, optimizer: Optimizer, **settings: Any) -> None:
+        loss = _sequential_loss if isinstance(model, SequentialReader) else _parallel_loss
+        super().__init__(model, optimizer, loss, **settings)
+
+    def weight(self, targets: Any) -> int:
+        """Return how many tokens a batch has."""
+        return int(targets.size)
+
+    def begin_pass(self) -> None:
+        """Begin a text at its beginning."""
+        if isinstance(self.model, SequentialReader):
+            self.model.reset()
+
+    @contextmanager
+    def as_evaluated(self) -> Iterator[None]:
+        """Keep what training has read meanwhile."""
+        state = self.model.state if isinstance(self.model, SequentialReader) else []
+        before = [buffer.detach() for buffer in state]
+        try:
+            with super().as_evaluated():
+                yield
+        finally:
+            for buffer, saved in zip(state, before, strict=True):
+                buffer.data = saved
+
+    def complete_row(self, row: Row) -> Row:
+        """Add what is usual to tell of language models."""
+        losses = [value for name, value in row.items() if name.endswith("_loss") and name != "train_loss"]
+        if not losses:
+            return row
+        return {**row, "perplexity": math.exp(min(losses[-1], 700.0)), "bits_per_token": losses[-1] / math.log(2)}
+
+
+def _leaves(state: Any) -> list[Tensor]:
+    return [leaf for one in state for leaf in _leaves(one)] if isinstance(state, (tuple, list)) else [state]
+
+
+def _parallel_loss(logits: Tensor, targets: Tensor) -> Tensor:
+    return SoftmaxLoss()(reshape(logits, (-1, logits.shape[-1])), reshape(targets, (-1,)))
+
+
+def _sequential_loss(logits: Tensor, targets: Tensor) -> Tensor:
+    return SoftmaxLoss()(logits, reshape(transpose(targets), (-1,)))

@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from needle.errors import MissingExtraError
-from needle.train.fit import Row
 from needle.train.prediction import Predictions, worst_indices
+from needle.train.running import Row
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,9 +12,10 @@ from numpy.typing import NDArray
 from needle.autograd import Tensor, no_grad
 from needle.errors import DataError
 from needle.nn import Module
-from needle.train.epoch import Batches, flat
+from needle.ops import reshape
+from needle.train.trainer import Batches
 
-__all__ = ["Predictions", "confusion_matrix", "predict_batches", "predict_probabilities", "worst_indices"]
+__all__ = ["Predictions", "confusion_matrix", "flat", "predict_batches", "predict_probabilities", "worst_indices"]
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,11 @@ class Predictions:
         """The mean of −log of the probability of the right class."""
         right = self.probabilities[np.arange(len(self.labels)), self.labels]
         return float(-np.log(np.maximum(right, np.finfo(right.dtype).tiny)).mean())
+
+
+def flat(inputs: Tensor) -> Tensor:
+    """Return a batch of images as rows: (B, …) → (B, features)."""
+    return inputs if len(inputs.shape) == 2 else reshape(inputs, (inputs.shape[0], math.prod(inputs.shape[1:])))
 
 
 @no_grad()

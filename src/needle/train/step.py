@@ -1,88 +1,183 @@
-"""The two halves of a training step, compiled: loss and gradients, and the update.
+"""A training step in two compiled halves: loss and gradients, and the update.
 
-Two programs and not one, so that the loss is looked at, and gradients can be clipped, before anything is changed.
+Two programs and not one, so that the loss is looked at before anything is changed: a step that would spread a loss that
+is not finite is not taken.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypeAlias
+from contextlib import nullcontext
+from typing import Any, TypeAlias
 
+from needle.autocasting import autocast
 from needle.autograd import Tensor, no_grad
+from needle.device import array_namespace
+from needle.dtype import as_dtype, float16, float32, is_narrow
+from needle.errors import SettingError
 from needle.jit import jit
-from needle.nn import Module
-from needle.ops import argmax, not_equal, summation
-from needle.optim import Optimizer
+from needle.optim import GradScaler, Optimizer
+from needle.train.averaging import ExponentialMovingAverage
 
-__all__ = ["LossFunction", "Steps"]
+__all__ = ["LossFunction", "Precision", "TrainingStep"]
 
-LossFunction: TypeAlias = Callable[[Tensor, Tensor], Tensor]
-# A loss, and how many samples have their largest logit elsewhere than at the label.
-Measured: TypeAlias = tuple[Tensor, Tensor]
+LossFunction: TypeAlias = Callable[[Any, Any], Tensor]
+# What a batch gave: its mean loss and the model's outputs, both without a graph.
+Measured: TypeAlias = tuple[Tensor, Any]
 
 
-class Steps:
-    """What is done with each batch, in training and in evaluation.
-
-    Batches of the size that comes first are compiled, others (the last one of an epoch) run eagerly: a program for one
-    batch an epoch would not pay.
+class Precision:
+    """In which precision a model is run: float32, or mixed.
 
     Args:
-        model: called with inputs of shape (B, features).
-        loss_fn: takes logits and labels.
-        optimizer: holds the model's parameters; None where there is only evaluation.
-        compiled: whether to compile at all.
+        name: "float32", "bfloat16" or "float16": what products are computed in. float16 comes with a `GradScaler`.
+
+    Raises:
+        SettingError: another name.
     """
 
-    def __init__(
-        self, model: Module, loss_fn: LossFunction, optimizer: Optimizer | None = None, *, compiled: bool = True
-    ) -> None:
-        self.compiled = compiled
-        self._sizes: dict[str, tuple[int, ...]] = {}
-        self._gradients = jit(_gradients(model, loss_fn))
-        self._measure = jit(no_grad()(_measure(model, loss_fn)))
-        self._update = None if optimizer is None else jit(optimizer.step)
-        self._optimizer = optimizer
+    def __init__(self, name: str) -> None:
+        if name not in {"float32", "bfloat16", "float16"}:
+            raise SettingError(f"precision is float32, bfloat16 or float16, got {name!r}")
+        self.dtype = as_dtype(name)
+        self.scaler = GradScaler() if self.dtype == float16 else None
 
-    def gradients(self, inputs: Tensor, labels: Tensor) -> Measured:
-        """Compute the loss, and its gradients into the parameters' `.grad`; return loss and errors, without a graph."""
-        assert self._optimizer is not None
-        self._optimizer.reset_grad()
-        run = self._gradients if self._is_usual("gradients", inputs) else self._gradients.fn
-        return run(inputs, labels)
+    def casting(self) -> Any:
+        """Return the block in which forward passes run."""
+        return autocast(self.dtype) if is_narrow(self.dtype) else nullcontext()
+
+
+class TrainingStep:
+    """What is done with each batch in training.
+
+    Args:
+        forward: the model's outputs for inputs.
+        loss_fn: takes outputs and targets, returns the mean loss over the batch.
+        optimizer: holds the parameters.
+        precision: which products are narrow; float32 where None.
+        clip_norm: the norm that all gradients together are cut to; None for no limit.
+        average: taken along with each update, where there is one.
+        is_accumulated: whether gradients of several batches make a step. Their mean is weighted, so that k short
+            batches are one long one.
+        keeps_outputs: whether `gradients` returns the model's outputs, or None for them.
+        compiled: whether to compile with `ndl.jit`.
+    """
+
+    def __init__(  # noqa: PLR0917  all that a step is made of
+        self,
+        forward: Callable[[Any], Any],
+        loss_fn: LossFunction,
+        optimizer: Optimizer,
+        precision: Precision | None = None,
+        clip_norm: float | None = None,
+        average: ExponentialMovingAverage | None = None,
+        is_accumulated: bool = False,
+        keeps_outputs: bool = True,
+        compiled: bool = True,
+    ) -> None:
+        if clip_norm is not None and not clip_norm > 0:
+            raise SettingError(f"clip_norm is above 0, got {clip_norm}")
+        self.forward, self.loss_fn, self.optimizer = forward, loss_fn, optimizer
+        self.precision = precision or Precision("float32")
+        self.clip_norm, self.average = clip_norm, average
+        self.is_accumulated, self.keeps_outputs, self.compiled = is_accumulated, keeps_outputs, compiled
+        self._sums = self._zeros() if is_accumulated else {}
+        self._reached: set[Tensor] = set()
+        self._weight = Tensor(0.0, dtype=float32, requires_grad=False)
+        self._gradients = jit(self._compute_gradients)
+        self._update = jit(self._make_update)
+
+    def gradients(self, inputs: Any, targets: Any, weight: float, *, compiled: bool = True) -> Measured:
+        """Compute a batch's loss, and its gradients, which are added up where `is_accumulated`. No parameter changes.
+
+        Args:
+            inputs: what `forward` takes.
+            targets: what `loss_fn` takes besides outputs.
+            weight: how much the batch counts beside others of the same step.
+            compiled: False runs this batch eagerly: one of an unusual size, which does not pay for a program.
+        """
+        run = self._gradients if self.compiled and compiled else self._compute_gradients
+        if self.is_accumulated:
+            return run(inputs, targets, Tensor(weight, dtype=float32, requires_grad=False))
+        self.optimizer.reset_grad()
+        return run(inputs, targets)
 
     def update(self) -> None:
-        """Let the optimizer make its step."""
-        assert self._update is not None
-        (self._update if self.compiled else self._update.fn)()
+        """Step the optimizer along the gradients since the last update."""
+        (self._update if self.compiled else self._make_update)()
 
-    def measure(self, inputs: Tensor, labels: Tensor) -> Measured:
-        """Compute loss and errors, and change nothing."""
-        run = self._measure if self._is_usual("measure", inputs) else self._measure.fn
-        return run(inputs, labels)
+    def _zeros(self) -> dict[Tensor, Tensor]:
+        wanted = dict.fromkeys(p for p in self.optimizer.params if p.requires_grad)
+        dtypes = {p: float32 if is_narrow(p.dtype) else p.dtype for p in wanted}
+        return {
+            p: Tensor(array_namespace(p.realize_cached_data()).zeros(p.shape, dtype=dtype), requires_grad=False)
+            for p, dtype in dtypes.items()
+        }
 
-    def _is_usual(self, kind: str, inputs: Tensor) -> bool:
-        return self.compiled and self._sizes.setdefault(kind, inputs.shape) == inputs.shape
-
-
-def _gradients(model: Module, loss_fn: LossFunction) -> Callable[[Tensor, Tensor], Measured]:
-    def gradients(inputs: Tensor, labels: Tensor) -> Measured:
-        logits = model(inputs)
-        loss = loss_fn(logits, labels)
+    def _compute_gradients(self, inputs: Any, targets: Any, weight: Tensor | None = None) -> Measured:
+        with self.precision.casting():
+            outputs = self.forward(inputs)
+            loss = self.loss_fn(outputs, targets)
         if loss.requires_grad:
-            loss.backward()
-        return loss.detach(), _errors(logits, labels)
+            (loss if self.precision.scaler is None else self.precision.scaler.scale(loss)).backward()
+        if weight is not None:
+            self._add(weight)
+        return loss.detach(), _detached(outputs) if self.keeps_outputs else None
 
-    return gradients
+    def _add(self, weight: Tensor) -> None:
+        """Add this batch's gradients, and leave none behind that the next batch might be taken to have made."""
+        w = weight.realize_cached_data()
+        for parameter, total in self._sums.items():
+            if parameter.grad is None:
+                continue
+            self._reached.add(parameter)
+            g, so_far = parameter.grad.realize_cached_data(), total.realize_cached_data()
+            xp = array_namespace(g)
+            total.cached_data = so_far + xp.astype(w, so_far.dtype) * xp.astype(g, so_far.dtype)
+            parameter.grad = None
+        self._weight.cached_data = self._weight.realize_cached_data() + w
+
+    def _make_update(self) -> None:
+        if self.is_accumulated:
+            self._take_mean()
+        if self.precision.scaler is not None:
+            self.precision.scaler.step(self.optimizer, self.clip_norm)
+        else:
+            if self.clip_norm is not None:
+                self.optimizer.clip_grad_norm(self.clip_norm)
+            self.optimizer.step()
+        if self.average is not None:
+            self.average.update()
+
+    def _take_mean(self) -> None:
+        """Make the sums' weighted mean the parameters' gradients, and start sums anew."""
+        w = self._weight.realize_cached_data()
+        xp = array_namespace(w)
+        for parameter in (one for one in self._sums if one in self._reached):
+            total = self._sums[parameter]
+            so_far = total.realize_cached_data()
+            mean = so_far / xp.astype(w, so_far.dtype)
+            parameter.grad = Tensor.make_const(xp.astype(mean, parameter.dtype))
+            total.cached_data = xp.zeros_like(so_far)
+        self._weight.cached_data = xp.zeros_like(w)
 
 
-def _measure(model: Module, loss_fn: LossFunction) -> Callable[[Tensor, Tensor], Measured]:
-    def measure(inputs: Tensor, labels: Tensor) -> Measured:
-        logits = model(inputs)
-        return loss_fn(logits, labels), _errors(logits, labels)
+def measurement(
+    forward: Callable[[Any], Any], loss_fn: LossFunction, precision: Precision
+) -> Callable[[Any, Any], Measured]:
+    """Return the function that computes loss and outputs of a batch and changes nothing."""
+
+    @no_grad()
+    def measure(inputs: Any, targets: Any) -> Measured:
+        with precision.casting():
+            outputs = forward(inputs)
+            return loss_fn(outputs, targets), outputs
 
     return measure
 
 
-def _errors(logits: Tensor, labels: Tensor) -> Tensor:
-    return summation(not_equal(argmax(logits.detach(), 1), labels).astype("int64"))
+def _detached(outputs: Any) -> Any:
+    """Return outputs without their graph, in whatever tuples they come."""
+    if isinstance(outputs, Tensor):
+        return outputs.detach()
+    return type(outputs)(map(_detached, outputs)) if isinstance(outputs, (tuple, list)) else outputs
