@@ -8,7 +8,14 @@ from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 import needle
-from needle.cli import doctor_command, evaluate_command, predict_command, sample_command, train_command
+from needle.cli import (
+    doctor_command,
+    evaluate_command,
+    predict_command,
+    report_command,
+    sample_command,
+    train_command,
+)
 from needle.cli.defaults import (
     DEFAULTS,
     IMAGE_MODELS,
@@ -131,6 +138,7 @@ def build_parser() -> Parser:
     _add_evaluate(commands)
     _add_predict(commands)
     _add_sample(commands)
+    _add_report(commands)
     _add_doctor(commands)
     return parser
 
@@ -374,6 +382,22 @@ def _add_doctor(commands: Any) -> None:
         epilog="examples:\n  needle doctor\n  needle doctor --quick",
     )
     parser.add_argument("--quick", action="store_true", help="measure nothing")
+
+
+def _add_report(commands: Any) -> None:
+    parser = _add_command(
+        commands,
+        "report",
+        report_command.run,
+        help="write a page about a run that opens in any browser",
+        description="Write one page of HTML about a finished run: curves, what is taken for what, the worst images or\n"
+        "a sample of text, the model's layers, where a step's time goes, and every option. It needs no network.",
+        epilog="examples:\n  needle report\n  needle report runs/mnist-20260101-120000 --data-dir data/mnist",
+    )
+    parser.add_argument("run_folder", nargs="?", metavar="RUN", help="a run's folder (default: the latest)")
+    parser.add_argument("--output", metavar="FILE", help="where to write it (default: report.html in the run's folder)")
+    parser.add_argument("--data-dir", metavar="DIR", help="the folder with the data set's files, as for train")
+    parser.add_argument("--no-profile", action="store_true", help="do not measure where a training step's time goes")
 
 
 def _add_sample(commands: Any) -> None:

@@ -15,15 +15,15 @@ from needle.data import Tokenizer, tokenizer_from_json
 from needle.errors import CheckpointError
 from needle.train import TokenSampler, load_model, sample_tokens
 
-__all__ = ["run"]
+__all__ = ["beginning", "read_tokenizer", "run"]
 
 
 def run(arguments: Any) -> int:
     """Print a prompt and what the model makes to follow it, token by token."""
     folder = find_model(arguments.model)
     saved = load_model(folder, ARCHITECTURES)
-    tokenizer = _tokenizer(folder)
-    prompt = arguments.prompt or _beginning(tokenizer)
+    tokenizer = read_tokenizer(folder)
+    prompt = arguments.prompt or beginning(tokenizer)
     ids = tokenizer.encode(prompt).astype(np.int64)
     sampler = TokenSampler(
         arguments.temperature, arguments.top_k, arguments.top_p, np.random.default_rng(arguments.seed)
@@ -42,7 +42,12 @@ def run(arguments: Any) -> int:
     return 0
 
 
-def _tokenizer(folder: Path) -> Tokenizer:
+def read_tokenizer(folder: Path) -> Tokenizer:
+    """Return the tokenizer of a language model.
+
+    Raises:
+        CheckpointError: there is none, or it is damaged.
+    """
     path = folder / "tokenizer.json"
     try:
         row = json.loads(path.read_text(encoding="utf-8"))
@@ -55,6 +60,6 @@ def _tokenizer(folder: Path) -> Tokenizer:
     return tokenizer_from_json(row)
 
 
-def _beginning(tokenizer: Tokenizer) -> str:
+def beginning(tokenizer: Tokenizer) -> str:
     """Return what a text may begin with where nobody says: a line's end, if there is one."""
     return "\n" if "\n" in tokenizer.vocabulary else tokenizer.vocabulary[0]

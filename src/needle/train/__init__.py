@@ -20,7 +20,7 @@ from needle.train.interruption import TrainingInterrupted, deferred_interrupt
 from needle.train.language import LanguageTrainer, SequentialReader, text_loader
 from needle.train.learning_rate import LearningRateSearch, find_learning_rate
 from needle.train.metrics import F1, Accuracy, ConfusionMatrix, ErrorRate, Metric, Perplexity, TopKAccuracy
-from needle.train.plots import curves_png, worst_png
+from needle.train.plots import curves_png, curves_svg, worst_png
 from needle.train.prediction import (
     Predictions,
     confusion_matrix,
@@ -31,6 +31,7 @@ from needle.train.prediction import (
 )
 from needle.train.progress import Progress
 from needle.train.recipe import Recipe
+from needle.train.report import Report, ReportTable, report_html
 from needle.train.running import Row, Running, metrics_jsonl
 from needle.train.sampling import TokenSampler, sample_tokens
 from needle.train.saving import SavedModel, load_model, read_recipe, save_model
@@ -59,6 +60,8 @@ __all__ = [
     "Predictions",
     "Progress",
     "Recipe",
+    "Report",
+    "ReportTable",
     "Row",
     "Running",
     "SampleImages",
@@ -73,6 +76,7 @@ __all__ = [
     "check_writable",
     "confusion_matrix",
     "curves_png",
+    "curves_svg",
     "deferred_interrupt",
     "find_learning_rate",
     "flat",
@@ -84,6 +88,7 @@ __all__ = [
     "predict_batches",
     "predict_probabilities",
     "read_recipe",
+    "report_html",
     "sample_tokens",
     "save_checkpoint",
     "save_model",

@@ -6,7 +6,8 @@ Figures are made as objects and drawn off screen: no display, no `pyplot`, nothi
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["curves_png", "worst_png"]
+__all__ = ["curves_png", "curves_svg", "worst_png"]
 
 INK, FAINT, GRID = "#222222", "#6b6b6b", "#e4e4e4"
 TRAIN, TEST = "#8a8f98", "#c8102e"
@@ -44,40 +45,71 @@ def _as_png(figure: Figure) -> bytes:
 
 
 def curves_png(rows: Sequence[Row], title: str = "") -> bytes:
-    """Draw loss and error against the epoch, for the training and the test data, and return a PNG.
+    """Draw loss and error against the epoch, for the training and the other data, and return a PNG.
 
     Raises:
         MissingExtraError: matplotlib is not installed.
     """
-    figure = _new_figure(9.0, 3.6)
-    loss, error = figure.subplots(1, 2)
+    return _as_png(_curves(rows, title))
+
+
+def curves_svg(rows: Sequence[Row], title: str = "") -> str:
+    """Draw what `curves_png` draws as an `<svg>` element, to stand in a page.
+
+    Raises:
+        MissingExtraError: matplotlib is not installed.
+    """
+    figure = _curves(rows, title)
+    import matplotlib as mpl  # noqa: PLC0415  an extra
+
+    buffer = io.StringIO()
+    with mpl.rc_context({"svg.hashsalt": "needle", "svg.fonttype": "none", "font.family": "sans-serif"}):
+        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+    text = buffer.getvalue()
+    return text[text.index("<svg") :]
+
+
+def _curves(rows: Sequence[Row], title: str) -> Figure:
+    """Draw the loss, and beside it the error of a classifier where there is one."""
+    other = next(
+        (name.removesuffix("_loss") for name in rows[0] if name.endswith("_loss") and name[:6] != "train_"), ""
+    )
+    kinds = [kind for kind in ("loss", "error") if f"train_{kind}" in rows[0]]
+    figure = _new_figure(4.5 * len(kinds), 3.6)
     epochs = [row["epoch"] for row in rows]
-    _draw_curves(loss, epochs, [row["train_loss"] for row in rows], [row["test_loss"] for row in rows], "{:.3f}")
-    train_error, test_error = ([100 * row[name] for row in rows] for name in ("train_error", "test_error"))
-    _draw_curves(error, epochs, train_error, test_error, "{:.2f} %")
-    loss.set_title("Loss (cross-entropy, nats)", **_title_style())
-    error.set_title("Error (% of images)", **_title_style())
+    for axes, kind in zip(figure.subplots(1, len(kinds), squeeze=False)[0], kinds, strict=True):
+        scale, label, name = _UNITS[kind]
+        curves = {part: [scale * row[f"{part}_{kind}"] for row in rows] for part in ("train", other) if part}
+        _draw_curves(axes, epochs, curves, label)
+        axes.set_title(name, **_title_style())
     if title:
         figure.suptitle(title, x=0.01, ha="left", fontsize=10, color=FAINT)
-    return _as_png(figure)
+    return figure
+
+
+# By what a figure is multiplied, how it is written, and what its panel is called.
+_UNITS = {"loss": (1, "{:.3f}", "Loss (cross-entropy, nats)"), "error": (100, "{:.2f} %", "Error (% of images)")}
 
 
 def _title_style() -> dict[str, Any]:
     return {"loc": "left", "fontsize": 11, "color": INK, "fontweight": "bold", "pad": 10}
 
 
-def _draw_curves(axes: Axes, epochs: list[int], train: list[float], test: list[float], label: str) -> None:
-    """Draw two curves on a logarithmic axis, each named with its last value at its right end."""
-    positive = all(value > 0 for value in (*train, *test))
+def _draw_curves(axes: Axes, epochs: list[int], curves: Mapping[str, list[float]], label: str) -> None:
+    """Draw one curve or two on a logarithmic axis, each named with its last value at its right end."""
+    values = [value for curve in curves.values() for value in curve]
     marker = "o" if len(epochs) <= 40 else None
-    for values, color in ((train, TRAIN), (test, TEST)):
-        axes.plot(epochs, values, color=color, linewidth=1.8, marker=marker, markersize=3.2, clip_on=False, zorder=3)
-    if positive and max(*train, *test) > 4 * min(*train, *test):
+    colors = dict(zip(curves, (TRAIN, TEST), strict=False))
+    for name, curve in curves.items():
+        axes.plot(
+            epochs, curve, color=colors[name], linewidth=1.8, marker=marker, markersize=3.2, clip_on=False, zorder=3
+        )
+    if min(values) > 0 and max(values) > 4 * min(values):
         axes.set_yscale("log")
     else:
         axes.set_ylim(bottom=0)
     _style(axes, epochs)
-    _label_ends(axes, epochs[-1], {"train": (train[-1], TRAIN), "test": (test[-1], TEST)}, label)
+    _label_ends(axes, epochs[-1], {name: (curve[-1], colors[name]) for name, curve in curves.items()}, label)
 
 
 def _style(axes: Axes, epochs: list[int]) -> None:
@@ -101,9 +133,9 @@ def _label_ends(axes: Axes, x: float, ends: dict[str, tuple[float, str]], label:
     to_pixels = axes.transData.transform
     heights = {name: to_pixels((x, value))[1] for name, (value, _) in ends.items()}
     names = sorted(heights, key=heights.__getitem__)
-    gap = heights[names[1]] - heights[names[0]]
+    gap = heights[names[-1]] - heights[names[0]] if len(names) > 1 else math.inf
     shift = max(0.0, (30.0 - gap) / 2) * 72 / axes.figure.dpi  # pixels → points
-    for name, sign in zip(names, (-1, 1), strict=True):
+    for name, sign in zip(names, (-1, 1), strict=False):
         value, color = ends[name]
         axes.annotate(
             f"{name} {label.format(value)}",

@@ -1,0 +1,191 @@
+"""`needle report`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import needle
+from needle import nn, ops, optim
+from needle.autograd import Tensor
+from needle.cli.architectures import ARCHITECTURES
+from needle.cli.runs import find_model
+from needle.cli.sample_command import beginning, read_tokenizer
+from needle.cli.show import new_console, percent
+from needle.cli.sources import open_source
+from needle.data import DataLoader
+from needle.errors import CheckpointError, DataError
+from needle.train import (
+    Recipe,
+    Report,
+    ReportTable,
+    Row,
+    SavedModel,
+    TokenSampler,
+    flat,
+    load_model,
+    predict_batches,
+    report_html,
+    sample_tokens,
+    write_file,
+)
+
+__all__ = ["run"]
+
+_SAMPLE_LENGTH = 500
+
+
+def run(arguments: Any) -> int:
+    """Write a page of HTML about a run."""
+    console = new_console()
+    folder = find_model(arguments.run_folder)
+    target = Path(arguments.output or folder / "report.html")
+    saved = load_model(folder, ARCHITECTURES)
+    rows = _read_rows(folder / "metrics.jsonl")
+    is_text = (folder / "tokenizer.json").exists()
+    if is_text:
+        parts = _text_parts(folder, saved)
+    else:
+        parts = _image_parts(saved, arguments.data_dir, console.print)
+    profile = {} if arguments.no_profile else {"profile": _profile(saved, is_text)}
+    report = Report(
+        title=folder.resolve().name,
+        lead=_lead(saved),
+        rows=rows,
+        highlights=_highlights(rows),
+        settings=_settings(saved.recipe),
+        footer=f"Written by Needle {needle.__version__}. The weights are in {folder.resolve().name}.",
+        model=_model_table(saved, is_text),
+        **parts,
+        **profile,
+    )
+    write_file(target, report_html(report))
+    console.print(f"written to {target}: open it in a browser", markup=False)
+    return 0
+
+
+def _read_rows(path: Path) -> list[Row]:
+    """Return every epoch's figures.
+
+    Raises:
+        CheckpointError: the file is missing or damaged.
+    """
+    try:
+        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line]
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"cannot read {path}: {error}") from None
+    if not rows or not all(isinstance(row, dict) and "epoch" in row for row in rows):
+        raise CheckpointError(f"{path} holds no epochs' figures")
+    return rows
+
+
+def _lead(saved: SavedModel) -> str:
+    recipe = saved.recipe
+    kind = recipe.options.get("model", recipe.architecture)
+    return f"{kind} with {saved.model.num_parameters():,} parameters, trained on {recipe.dataset}"
+
+
+def _highlights(rows: list[Row]) -> list[tuple[str, str]]:
+    last, seconds = rows[-1], sum(row["seconds"] for row in rows)
+    shown = [("test error", percent(last["test_error"]))] if "test_error" in last else []
+    shown += [(name.replace("_", " "), f"{last[name]:.4f}") for name in ("test_loss", "valid_loss") if name in last]
+    shown += [("perplexity", f"{last['perplexity']:.2f}")] if "perplexity" in last else []
+    return [
+        *shown,
+        ("epochs", str(len(rows))),
+        ("time", f"{seconds:.0f} s" if seconds < 600 else f"{seconds / 60:.0f} min"),
+    ]
+
+
+def _settings(recipe: Recipe) -> dict[str, str]:
+    shown = {name: _show(value) for name, value in recipe.options.items() if value is not None}
+    hyperparameters = {f"model: {name}": _show(value) for name, value in recipe.hyperparameters.items()}
+    versions = {f"version: {name}": value for name, value in recipe.versions.items()}
+    return {**shown, "seed": _show(recipe.seed), **hyperparameters, **versions}
+
+
+def _show(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+# ------------------------------------------------------------------------------------------- images and texts
+
+
+def _image_parts(saved: SavedModel, data_dir: str | None, say: Any) -> dict[str, Any]:
+    """Return what is told of a model that classifies images."""
+    try:
+        source = open_source(saved.recipe.dataset, data_dir, say)
+    except DataError as error:
+        say(f"no confusion matrix and no images: {error}")
+        return {}
+    predictions = predict_batches(saved.model, DataLoader(source.test, 1000))
+    return {"class_names": source.class_names, "predictions": predictions, "images": source.test_images()}
+
+
+def _text_parts(folder: Path, saved: SavedModel) -> dict[str, Any]:
+    """Return what is told of a language model: a text that it writes."""
+    tokenizer = read_tokenizer(folder)
+    prompt = tokenizer.encode(beginning(tokenizer)).astype(np.int64)
+    sampler = TokenSampler(0.8, rng=np.random.default_rng(0))
+    tokens = list(sample_tokens(saved.model, prompt, _SAMPLE_LENGTH, sampler))
+    return {"sample": tokenizer.decode(tokens)}
+
+
+# ---------------------------------------------------------------------------------------- the model, its time
+
+
+def _inputs(saved: SavedModel, is_text: bool, batch_size: int) -> tuple[Tensor, Tensor]:
+    """Return a batch such as the model was trained on: inputs, and targets."""
+    if not is_text:
+        images = Tensor(np.zeros((batch_size, *saved.recipe.input_shape), np.float32), requires_grad=False)
+        return flat(images), Tensor(np.zeros(batch_size, np.int64), requires_grad=False)
+    (length,) = saved.recipe.input_shape
+    shape = (batch_size, length) if hasattr(saved.model, "stream") else (length, batch_size)
+    return tuple(Tensor(np.zeros(size, np.int64), requires_grad=False) for size in (shape, batch_size * length))
+
+
+def _batch_size(recipe: Recipe) -> int:
+    size = recipe.options.get("batch_size", 1)
+    return size if isinstance(size, int) and size > 0 else 1
+
+
+def _model_table(saved: SavedModel, is_text: bool) -> ReportTable:
+    size = _batch_size(saved.recipe)
+    found = needle.summary(saved.model, _inputs(saved, is_text, size)[0])
+    heads = ("module", "type", "output shape", "parameters", "FLOPs", "activations")
+    caption = f"FLOPs and activations of a forward pass of {size} {'texts' if is_text else 'images'}."
+    return ReportTable(heads, [row.cells() for row in found.rows], caption, "named")
+
+
+def _profile(saved: SavedModel, is_text: bool) -> ReportTable:
+    """Time a training step's kernels, with Adam, on this machine."""
+    model, size = saved.model, _batch_size(saved.recipe)
+    optimizer = optim.Adam(model.parameters())
+    loss_fn = nn.SoftmaxLoss()
+
+    @needle.jit
+    def step(inputs: Tensor, targets: Tensor) -> Tensor:
+        optimizer.reset_grad()
+        outputs: Any = model(inputs)
+        logits = outputs[0] if isinstance(outputs, tuple) else outputs
+        loss = loss_fn(ops.reshape(logits, (-1, logits.shape[-1])), targets)
+        loss.backward()
+        optimizer.step()
+        return loss
+
+    model.train()
+    profile = step.lower(*_inputs(saved, is_text, size)).profile(repeats=10)
+    rows = profile.rows()[:40]
+    left = len(profile.kernels) - len(rows)
+    caption = (
+        f"A step with Adam on a batch of {size} takes {profile.seconds * 1e3:.3g} ms on this machine, with "
+        f"{profile.threads} threads; kernels by themselves, the slowest first"
+    )
+    heads = ("kernel", "what", "µs", "of sum", "GFLOP/s", "GB/s", "of limit")
+    cells = [row[: len(heads)] for row in rows]  # the source lines are this file's
+    return ReportTable(heads, cells, f"{caption}{f'; {left} more are left out' if left else ''}.", "named")
