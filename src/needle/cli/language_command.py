@@ -21,6 +21,7 @@ from needle.errors import DataError
 from needle.train import (
     LanguageRow,
     Recipe,
+    begin_run,
     check_writable,
     metrics_jsonl,
     save_model,
@@ -58,7 +59,7 @@ def run(arguments: Any) -> int:
         f"{options['model']}: {options['num_blocks']} layers, {options['hidden_dim']} wide, "
         f"{model.num_parameters():,} parameters; {options['optimizer']}, seed {options['seed']}"
     )
-    rows = _train(console, options, model, ids[:end], ids[end:])
+    rows = _train(console, options, model, ids[:end], ids[end:], folder)
     recipe = Recipe(
         architecture=architecture,
         hyperparameters=hyperparameters,
@@ -109,7 +110,9 @@ def _architecture(options: dict[str, Any], vocab_size: int) -> tuple[str, dict[s
     }
 
 
-def _train(console: Console, options: dict[str, Any], model: nn.Module, train: Any, valid: Any) -> list[LanguageRow]:
+def _train(  # noqa: PLR0917  what a run is made of
+    console: Console, options: dict[str, Any], model: nn.Module, train: Any, valid: Any, folder: Path
+) -> list[LanguageRow]:
     batch_size, seq_len = options["batch_size"], options["seq_len"]
     steps = max(1, (len(train) - 1) // (batch_size * seq_len))
     optimizer = make_optimizer(options, model.parameters(), steps)
@@ -127,6 +130,7 @@ def _train(console: Console, options: dict[str, Any], model: nn.Module, train: A
         sequential=options["model"] != "gpt",
         after_batch=progress.after_batch if console.is_terminal else None,
     )
+    begin_run(folder, options, "train")
     for row in epochs:
         progress.clear()
         rows.append(row)

@@ -25,6 +25,7 @@ from needle.train import (
     Predictions,
     Recipe,
     Row,
+    begin_run,
     check_writable,
     curves_png,
     fit,
@@ -159,6 +160,7 @@ def _train(  # noqa: PLR0917  what a run is made of
     if rows:
         load_checkpoint(folder, **parts)
         console.print(f"going on after epoch {rows[-1]['epoch']}")
+    begin_run(folder, options, "train")
     kept = {name: value for name, value in options.items() if name not in _NOT_KEPT}
     with EpochReport(console, options["epochs"], len(source.train)) as report:
         epochs = fit(

@@ -19,6 +19,7 @@ from needle.train.prediction import (
     worst_indices,
 )
 from needle.train.recipe import Recipe
+from needle.train.run_record import RunRecord, begin_run, describe_run, read_run_record, write_run_record
 from needle.train.sampling import TokenSampler, sample_tokens
 from needle.train.saving import SavedModel, load_model, read_recipe, save_model
 
@@ -30,11 +31,14 @@ __all__ = [
     "Predictions",
     "Recipe",
     "Row",
+    "RunRecord",
     "SavedModel",
     "TokenSampler",
+    "begin_run",
     "check_writable",
     "confusion_matrix",
     "curves_png",
+    "describe_run",
     "evaluate_epoch",
     "evaluate_language_model",
     "fit",
@@ -46,6 +50,7 @@ __all__ = [
     "predict_batches",
     "predict_probabilities",
     "read_recipe",
+    "read_run_record",
     "sample_tokens",
     "save_checkpoint",
     "save_model",
@@ -54,4 +59,5 @@ __all__ = [
     "worst_indices",
     "worst_png",
     "write_file",
+    "write_run_record",
 ]

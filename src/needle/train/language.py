@@ -66,14 +66,27 @@ def train_language_model(
         DataError: a text is too short for one batch.
         TrainingError: the loss is not finite.
     """
-    steps = _Steps(model, optimizer, sequential, clip_norm, compiled)
-    for text in (train_ids, valid_ids):
+    for text in (train_ids, valid_ids):  # now, and not when the first row is asked for
         _count_batches(text, seq_len, batch_size, sequential)
+    steps = _Steps(model, optimizer, sequential, clip_norm, compiled)
+    return _epochs(steps, optimizer, train_ids, valid_ids, seq_len, batch_size, epochs, after_batch)
+
+
+def _epochs(  # noqa: PLR0917  what training is made of
+    steps: _Steps,
+    optimizer: Optimizer,
+    train_ids: Ids,
+    valid_ids: Ids,
+    seq_len: int,
+    batch_size: int,
+    epochs: int,
+    after_batch: Callable[[int, int, float], object] | None,
+) -> Iterator[LanguageRow]:
     for epoch in range(1, epochs + 1):
         started = time.perf_counter()
-        model.train()
+        steps.model.train()
         state, total, tokens = None, 0.0, 0
-        for x, y in _batches(train_ids, seq_len, batch_size, sequential, shuffle=True):
+        for x, y in _batches(train_ids, seq_len, batch_size, steps.sequential, shuffle=True):
             loss, state = steps.train(x, y, state)
             value = loss.item()
             if not math.isfinite(value):
