@@ -6,10 +6,12 @@ same, and these are short enough to copy. What trains a particular model on part
 """
 
 from needle.train.checkpoint import Checkpoint, list_checkpoints, load_checkpoint, peek_checkpoint, save_checkpoint
+from needle.train.comparison import compare_curves, default_metrics, known_metrics
 from needle.train.epoch import EpochResult, evaluate_epoch, train_epoch
 from needle.train.files import check_writable, write_file
 from needle.train.fit import EarlyStopping, Row, fit, metrics_jsonl
 from needle.train.language import LanguageRow, evaluate_language_model, train_language_model
+from needle.train.metrics import Metrics, read_metrics
 from needle.train.plots import curves_png, worst_png
 from needle.train.prediction import (
     Predictions,
@@ -28,6 +30,7 @@ __all__ = [
     "EarlyStopping",
     "EpochResult",
     "LanguageRow",
+    "Metrics",
     "Predictions",
     "Recipe",
     "Row",
@@ -36,12 +39,15 @@ __all__ = [
     "TokenSampler",
     "begin_run",
     "check_writable",
+    "compare_curves",
     "confusion_matrix",
     "curves_png",
+    "default_metrics",
     "describe_run",
     "evaluate_epoch",
     "evaluate_language_model",
     "fit",
+    "known_metrics",
     "list_checkpoints",
     "load_checkpoint",
     "load_model",
@@ -49,6 +55,7 @@ __all__ = [
     "peek_checkpoint",
     "predict_batches",
     "predict_probabilities",
+    "read_metrics",
     "read_recipe",
     "read_run_record",
     "sample_tokens",

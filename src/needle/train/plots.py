@@ -22,11 +22,17 @@ if TYPE_CHECKING:
 
 __all__ = ["curves_png", "worst_png"]
 
+# How Needle's pictures look; `needle.train.comparison` draws with them too.
 INK, FAINT, GRID = "#222222", "#6b6b6b", "#e4e4e4"
 TRAIN, TEST = "#8a8f98", "#c8102e"
 
 
-def _new_figure(width: float, height: float) -> Figure:
+def new_figure(width: float, height: float) -> Figure:
+    """Return an empty figure of a size in inches.
+
+    Raises:
+        MissingExtraError: matplotlib is not installed.
+    """
     try:
         from matplotlib.figure import Figure  # noqa: PLC0415  an extra
     except ImportError:
@@ -49,20 +55,21 @@ def curves_png(rows: Sequence[Row], title: str = "") -> bytes:
     Raises:
         MissingExtraError: matplotlib is not installed.
     """
-    figure = _new_figure(9.0, 3.6)
+    figure = new_figure(9.0, 3.6)
     loss, error = figure.subplots(1, 2)
     epochs = [row["epoch"] for row in rows]
     _draw_curves(loss, epochs, [row["train_loss"] for row in rows], [row["test_loss"] for row in rows], "{:.3f}")
     train_error, test_error = ([100 * row[name] for row in rows] for name in ("train_error", "test_error"))
     _draw_curves(error, epochs, train_error, test_error, "{:.2f} %")
-    loss.set_title("Loss (cross-entropy, nats)", **_title_style())
-    error.set_title("Error (% of images)", **_title_style())
+    loss.set_title("Loss (cross-entropy, nats)", **title_style())
+    error.set_title("Error (% of images)", **title_style())
     if title:
         figure.suptitle(title, x=0.01, ha="left", fontsize=10, color=FAINT)
     return _as_png(figure)
 
 
-def _title_style() -> dict[str, Any]:
+def title_style() -> dict[str, Any]:
+    """Return how a panel's title looks."""
     return {"loc": "left", "fontsize": 11, "color": INK, "fontweight": "bold", "pad": 10}
 
 
@@ -76,15 +83,17 @@ def _draw_curves(axes: Axes, epochs: list[int], train: list[float], test: list[f
         axes.set_yscale("log")
     else:
         axes.set_ylim(bottom=0)
-    _style(axes, epochs)
+    style_axes(axes, epochs)
     _label_ends(axes, epochs[-1], {"train": (train[-1], TRAIN), "test": (test[-1], TEST)}, label)
 
 
-def _style(axes: Axes, epochs: list[int]) -> None:
+def style_axes(axes: Axes, epochs: list[int]) -> None:
+    """Take away what is not read, and count epochs in whole numbers."""
     from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator  # noqa: PLC0415  an extra
 
     if axes.get_yscale() == "log":
-        axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        low, high = axes.get_ylim()
+        axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if high < 1000 * low else (1.0,)))
         axes.yaxis.set_minor_locator(NullLocator())
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
@@ -139,7 +148,7 @@ def worst_png(
         MissingExtraError: matplotlib is not installed.
     """
     indices = worst_indices(predictions, rows * columns)
-    figure = _new_figure(1.35 * columns, 1.75 * rows + 0.5)
+    figure = new_figure(1.35 * columns, 1.75 * rows + 0.5)
     grid = figure.subplots(rows, columns, squeeze=False)
     for axes in grid.flat:
         axes.set_axis_off()
