@@ -26,7 +26,7 @@ def complaint(capsys):
         (
             "tarin",
             "argument COMMAND: unknown name 'tarin': did you mean train? Known are "
-            "train, evaluate, predict, sample, doctor",
+            "train, evaluate, predict, sample, runs, plot, doctor",
         ),
         ("train --batch-size 0", "argument --batch-size: must be 1 or more, got 0"),
         ("train --batch-size ten", "argument --batch-size: expected a whole number, got 'ten'"),
@@ -153,7 +153,7 @@ def test_data_dir_that_is_a_file_is_one_line(tmp_path, monkeypatch, capsys):
 def test_version_and_help(capsys):
     assert main(["--version"]) == 0
     assert capsys.readouterr().out.startswith("needle ")
-    for command in ([], ["train"], ["evaluate"], ["predict"]):
+    for command in ([], ["train"], ["evaluate"], ["predict"], ["runs"], ["plot"]):
         assert main([*command, "--help"]) == 0
         text = capsys.readouterr().out
         assert "examples:" in text
