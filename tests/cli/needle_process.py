@@ -1,7 +1,10 @@
 """The command line as a process, and small data files for it."""
 
+import contextlib
 import gzip
 import os
+import pty
+import re
 import struct
 import subprocess
 import sys
@@ -40,3 +43,24 @@ def write_mnist(folder, **changes):
             content = changes.get(f"{prefix}_{kind[:6]}", gzip.compress(data))
             if content is not None:
                 (folder / name).write_bytes(content)
+
+
+def run_in_terminal(*arguments, cwd, columns=100):
+    """Run `python -m needle` in a pseudo-terminal and return its status and what it wrote, without colours."""
+    master, slave = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "needle", *map(str, arguments)],
+        cwd=cwd,
+        env={**os.environ, "TERM": "xterm-256color", "COLUMNS": str(columns), "LINES": "30"},
+        stdin=slave,
+        stdout=slave,
+        stderr=slave,
+    )
+    os.close(slave)
+    written = b""
+    with contextlib.suppress(OSError):  # Linux's way to say that the other end is closed
+        while chunk := os.read(master, 65536):
+            written += chunk
+    os.close(master)
+    status = process.wait(timeout=20)
+    return status, re.sub(r"\x1b\[[\d;?]*[a-zA-Z]", "", written.decode()).replace("\r\n", "\n")

@@ -18,6 +18,8 @@ def test_everything_is_told_as_a_process(tmp_path):
         r"Python +3\.\d+",
         r"numpy +\d",
         r"vectors +\d+ bits \(\d+ float32\)",
+        r"processor +\S.*, \d+ of \d+ cores",
+        r"memory +\d+\.\d GiB",
         r"threads +\d",
         r"devices +cpu",
         r"NEEDLE_CACHE_DIR +\S+cache",
@@ -51,9 +53,9 @@ def test_a_fault_is_told_and_ends_with_status_1(capsys, monkeypatch):
     ("have", "message"), [("2.0", "onnx 2.0"), (None, "missing onnx: run pip install 'needle-dl[onnx]'")]
 )
 def test_an_extra_is_there_or_told_how_to_install(capsys, monkeypatch, have, message):
-    known = doctor_command._version
+    known = doctor_command.package_version
     monkeypatch.setattr(doctor_command.metadata, "requires", lambda name: ["numpy>=2", 'onnx>=1; extra == "onnx"'])
-    monkeypatch.setattr(doctor_command, "_version", lambda name: have if name == "onnx" else known(name))
+    monkeypatch.setattr(doctor_command, "package_version", lambda name: have if name == "onnx" else known(name))
     assert main(["doctor", "--quick"]) == 0
     assert message in " ".join(capsys.readouterr().out.split())
 

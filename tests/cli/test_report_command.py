@@ -42,6 +42,7 @@ def test_the_report_of_images_holds_all_that_a_run_tells(digits):
         assert part in page
     assert page.count("<figure") == 96
     assert re.search(r"<td>hidden_dim</td><td>16</td>", page)
+    assert re.search(r"<td>command line</td><td>needle train ", page)
     assert re.search(r"A step with Adam on a batch of \d+ takes [\d.e-]+ ms", page)
 
 

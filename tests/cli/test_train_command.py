@@ -49,7 +49,7 @@ def test_train_leaves_a_run_with_all_its_files(trained):
     names = {path.name for path in folder.iterdir()}
     weights = [name for name in names if name.endswith(".safetensors")]
     assert len(weights) == 1
-    assert names - set(weights) == {"model.json", "metrics.jsonl", "curves.png", "worst.png"}
+    assert names - set(weights) == {"run.json", "model.json", "metrics.jsonl", "curves.png", "worst.png"}
     for name in ("curves.png", "worst.png"):
         assert (folder / name).read_bytes().startswith(b"\x89PNG")
 
@@ -203,7 +203,7 @@ def test_train_interrupted_says_in_one_line_how_to_go_on(tmp_path):
     assert "Traceback" not in written
     assert "\x1b[?25h" in written
     (run,) = (tmp_path / "runs").iterdir()
-    assert {path.name for path in run.iterdir() if not path.name.startswith("step-")} == {"metrics.jsonl"}
+    assert {path.name for path in run.iterdir() if not path.name.startswith("step-")} == {"metrics.jsonl", "run.json"}
 
 
 def weights(folder):

@@ -1,4 +1,4 @@
-"""The command line: `needle train`, `needle evaluate`, `needle predict`, `needle doctor`.
+"""The command line: `needle train`, `evaluate`, `predict`, `sample`, `runs`, `plot` and `doctor`.
 
 Each command is a file here; it reads options, calls `needle.train` and shows what came out. `main` turns what goes
 wrong into one line and an exit status: 0 done, 1 `doctor` found a fault, 2 the user's input or files are at fault, 130

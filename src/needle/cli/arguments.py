@@ -11,8 +11,10 @@ import needle
 from needle.cli import (
     doctor_command,
     evaluate_command,
+    plot_command,
     predict_command,
     report_command,
+    runs_command,
     sample_command,
     train_command,
 )
@@ -26,6 +28,7 @@ from needle.cli.defaults import (
     WEIGHT_DECAYS,
 )
 from needle.cli.language_command import TOKENS
+from needle.cli.run_folders import FIELDS
 from needle.train.names import nearest
 
 __all__ = ["build_parser"]
@@ -130,7 +133,9 @@ def build_parser() -> Parser:
         "  needle evaluate                   measure the latest model\n"
         "  needle predict scan.png           say which digit a picture shows\n"
         "  needle train --text book.txt      learn to write like a book\n"
-        "  needle sample                     write",
+        "  needle sample                     write\n"
+        "  needle runs                       list what was trained\n"
+        "  needle plot latest                draw how the loss fell",
     )
     parser.add_argument("--version", action="version", version=f"needle {needle.__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True, parser_class=Parser)
@@ -138,6 +143,8 @@ def build_parser() -> Parser:
     _add_evaluate(commands)
     _add_predict(commands)
     _add_sample(commands)
+    _add_runs(commands)
+    _add_plot(commands)
     _add_report(commands)
     _add_doctor(commands)
     return parser
@@ -429,4 +436,63 @@ def _add_sample(commands: Any) -> None:
     )
     parser.add_argument(
         "--seed", type=whole(0, 2**32 - 1), default=0, metavar="N", help="the same seed writes the same (default: 0)"
+    )
+
+
+def _add_runs(commands: Any) -> None:
+    parser = _add_command(
+        commands,
+        "runs",
+        runs_command.run,
+        help="list runs with their figures, or compare some of them",
+        description="List runs with their figures, or put some of them side by side, with the options in which they\n"
+        "differ. Loss, error and perplexity are those on test or validation data. A run is finished when its model\n"
+        "is saved, and interrupted when it has written nothing for far longer than an epoch takes.",
+        epilog="examples:\n"
+        "  needle runs\n"
+        "  needle runs --sort best_error\n"
+        "  needle runs digits-20260101-120000 latest\n"
+        "  needle runs --json experiments > runs.json",
+    )
+    parser.add_argument(
+        "runs",
+        nargs="*",
+        metavar="RUN",
+        help="a folder of runs to list (default: runs/), or runs to compare: folders, names in runs/, or `latest`",
+    )
+    parser.add_argument(
+        "--sort",
+        type=one_of(*FIELDS),
+        metavar="FIELD",
+        help=f"lowest first: {', '.join(FIELDS)} (default: by name)",
+    )
+    parser.add_argument("--json", action="store_true", help="print everything that is known of each run, as JSON")
+
+
+def _add_plot(commands: Any) -> None:
+    parser = _add_command(
+        commands,
+        "plot",
+        plot_command.run,
+        help="draw the curves of runs into one picture",
+        description="Draw the curves of runs into one picture: a panel for each metric, a colour for each run.\n"
+        "Training data is dashed, test and validation data solid. Needs matplotlib.",
+        epilog="examples:\n"
+        "  needle plot latest\n"
+        "  needle plot digits-20260101-120000 digits-20260101-130000 --output lr.svg\n"
+        "  needle plot runs/* --metric test_error --metric lr",
+    )
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="a run's folder, its name in runs/, or `latest`")
+    parser.add_argument(
+        "--metric",
+        action="append",
+        metavar="NAME",
+        help="what to draw, once for each panel: loss, train_loss, test_error, lr, ... "
+        "(default: loss, and error or perplexity)",
+    )
+    parser.add_argument(
+        "--output",
+        default="curves-compare.png",
+        metavar="FILE",
+        help="the picture, .png or .svg (default: curves-compare.png)",
     )

@@ -22,6 +22,8 @@ from needle.cli.show import new_console
 from needle.compiler.cache import cache_folder
 from needle.compiler.host import host
 from needle.compiler.limits import copy_limit, multiply_add_limit
+from needle.compiler.thread_count import available_processors
+from needle.train.machine import memory_bytes, package_version, processor_name, system_name
 
 __all__ = ["run"]
 
@@ -72,20 +74,14 @@ def _versions() -> Iterator[Row]:
     yield "needle", needle.__version__
     yield "Python", f"{platform.python_version()} ({platform.python_implementation()})"
     for package in ("numpy", "llvmlite", "ml_dtypes", "safetensors", "rich"):
-        yield package, _version(package) or "missing"
-
-
-def _version(package: str) -> str | None:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None
+        yield package, package_version(package) or "missing"
 
 
 def _machine() -> Iterator[Row]:
-    processor = host()
-    yield "system", f"{platform.system()} {platform.release()}, {platform.machine()}"
-    yield "processor", f"{processor.cpu}, {os.cpu_count()} cores"
+    processor, memory = host(), memory_bytes()
+    yield "system", system_name()
+    yield "processor", f"{processor_name()}, {available_processors()} of {os.cpu_count()} cores"
+    yield "memory", "unknown" if memory is None else f"{memory / 2**30:.1f} GiB"
     lanes = processor.vector_bytes // 4
     yield "vectors", f"{processor.vector_bytes * 8} bits ({lanes} float32), {processor.vector_registers} registers"
     yield "matrix registers", "of bfloat16" if processor.has_tiles else "none"
@@ -177,7 +173,7 @@ def _extras() -> Iterator[Row]:
 
 
 def _extra(name: str, packages: list[str]) -> str:
-    found = {package: _version(package) for package in packages}
+    found = {package: package_version(package) for package in packages}
     missing = [package for package, version in found.items() if version is None]
     purpose = _PURPOSES.get(name, "")
     if missing:

@@ -23,6 +23,7 @@ from needle.train import (
     Recipe,
     Row,
     SequentialReader,
+    begin_run,
     check_writable,
     save_model,
     text_loader,
@@ -134,6 +135,7 @@ def _train(console: Console, options: dict[str, Any], model: nn.Module, ids: Any
     optimizer = make_optimizer(options, model.parameters(), math.ceil(len(train) / options["accumulate"]))
     reader = SequentialReader(model, batch_size) if sequential else model
     trainer = LanguageTrainer(reader, optimizer, callbacks=callbacks(console, options, folder), **settings(options))
+    begin_run(folder, options, "train")
     rows = run_trainer(console, trainer, options, folder, train, {"valid": valid})
     if trainer.average is not None:
         reader.load_state_dict(trainer.average.state_dict(), strict=False)

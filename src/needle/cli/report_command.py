@@ -28,10 +28,12 @@ from needle.train import (
     flat,
     load_model,
     predict_batches,
+    read_run_record,
     report_html,
     sample_tokens,
     write_file,
 )
+from needle.train.run_record import RUN_FILE
 
 __all__ = ["run"]
 
@@ -50,17 +52,16 @@ def run(arguments: Any) -> int:
         parts = _text_parts(folder, saved)
     else:
         parts = _image_parts(saved, arguments.data_dir, console.print)
-    profile = {} if arguments.no_profile else {"profile": _profile(saved, is_text)}
     report = Report(
         title=folder.resolve().name,
         lead=_lead(saved),
         rows=rows,
         highlights=_highlights(rows),
-        settings=_settings(saved.recipe),
+        settings={**_settings(saved.recipe), **_circumstances(folder)},
         footer=f"Written by Needle {needle.__version__}. The weights are in {folder.resolve().name}.",
         model=_model_table(saved, is_text),
+        profile=None if arguments.no_profile else _profile(saved, is_text),
         **parts,
-        **profile,
     )
     write_file(target, report_html(report))
     console.print(f"written to {target}: open it in a browser", markup=False)
@@ -82,7 +83,7 @@ def _read_rows(path: Path) -> list[Row]:
     return rows
 
 
-def _lead(saved: SavedModel) -> str:
+def _lead(saved: SavedModel[nn.Module]) -> str:
     recipe = saved.recipe
     kind = recipe.options.get("model", recipe.architecture)
     return f"{kind} with {saved.model.num_parameters():,} parameters, trained on {recipe.dataset}"
@@ -107,6 +108,21 @@ def _settings(recipe: Recipe) -> dict[str, str]:
     return {**shown, "seed": _show(recipe.seed), **hyperparameters, **versions}
 
 
+def _circumstances(folder: Path) -> dict[str, str]:
+    """Return where and from what the run was started, where it has a record."""
+    if not (folder / RUN_FILE).exists():
+        return {}
+    record = read_run_record(folder)
+    changed = ", with changes that were not committed" if record.dirty else ""
+    told = {
+        "started": record.started,
+        "command line": " ".join(record.command_line),
+        "git commit": f"{record.commit}{changed}" if record.commit else None,
+        "machine": f"{record.processor}, {record.cores} processors, {record.system}",
+    }
+    return {name: value for name, value in told.items() if value is not None}
+
+
 def _show(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
@@ -116,7 +132,7 @@ def _show(value: Any) -> str:
 # ------------------------------------------------------------------------------------------- images and texts
 
 
-def _image_parts(saved: SavedModel, data_dir: str | None, say: Any) -> dict[str, Any]:
+def _image_parts(saved: SavedModel[nn.Module], data_dir: str | None, say: Any) -> dict[str, Any]:
     """Return what is told of a model that classifies images."""
     try:
         source = open_source(saved.recipe.dataset, data_dir, say)
@@ -127,7 +143,7 @@ def _image_parts(saved: SavedModel, data_dir: str | None, say: Any) -> dict[str,
     return {"class_names": source.class_names, "predictions": predictions, "images": source.test_images()}
 
 
-def _text_parts(folder: Path, saved: SavedModel) -> dict[str, Any]:
+def _text_parts(folder: Path, saved: SavedModel[nn.Module]) -> dict[str, Any]:
     """Return what is told of a language model: a text that it writes."""
     tokenizer = read_tokenizer(folder)
     prompt = tokenizer.encode(beginning(tokenizer)).astype(np.int64)
@@ -139,14 +155,15 @@ def _text_parts(folder: Path, saved: SavedModel) -> dict[str, Any]:
 # ---------------------------------------------------------------------------------------- the model, its time
 
 
-def _inputs(saved: SavedModel, is_text: bool, batch_size: int) -> tuple[Tensor, Tensor]:
+def _inputs(saved: SavedModel[nn.Module], is_text: bool, batch_size: int) -> tuple[Tensor, Tensor]:
     """Return a batch such as the model was trained on: inputs, and targets."""
     if not is_text:
         images = Tensor(np.zeros((batch_size, *saved.recipe.input_shape), np.float32), requires_grad=False)
         return flat(images), Tensor(np.zeros(batch_size, np.int64), requires_grad=False)
     (length,) = saved.recipe.input_shape
     shape = (batch_size, length) if hasattr(saved.model, "stream") else (length, batch_size)
-    return tuple(Tensor(np.zeros(size, np.int64), requires_grad=False) for size in (shape, batch_size * length))
+    ids, targets = (Tensor(np.zeros(size, np.int64), requires_grad=False) for size in (shape, batch_size * length))
+    return ids, targets
 
 
 def _batch_size(recipe: Recipe) -> int:
@@ -154,7 +171,7 @@ def _batch_size(recipe: Recipe) -> int:
     return size if isinstance(size, int) and size > 0 else 1
 
 
-def _model_table(saved: SavedModel, is_text: bool) -> ReportTable:
+def _model_table(saved: SavedModel[nn.Module], is_text: bool) -> ReportTable:
     size = _batch_size(saved.recipe)
     found = needle.summary(saved.model, _inputs(saved, is_text, size)[0])
     heads = ("module", "type", "output shape", "parameters", "FLOPs", "activations")
@@ -162,7 +179,7 @@ def _model_table(saved: SavedModel, is_text: bool) -> ReportTable:
     return ReportTable(heads, [row.cells() for row in found.rows], caption, "named")
 
 
-def _profile(saved: SavedModel, is_text: bool) -> ReportTable:
+def _profile(saved: SavedModel[nn.Module], is_text: bool) -> ReportTable:
     """Time a training step's kernels, with Adam, on this machine."""
     model, size = saved.model, _batch_size(saved.recipe)
     optimizer = optim.Adam(model.parameters())

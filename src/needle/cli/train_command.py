@@ -36,6 +36,7 @@ from needle.train import (
     Recipe,
     Row,
     Trainer,
+    begin_run,
     check_writable,
     curves_png,
     flat,
@@ -141,6 +142,7 @@ def _train(
         callbacks=callbacks(console, options, folder, "images"),
         **settings(options),
     )
+    begin_run(folder, options, "train")
     rows = run_trainer(console, trainer, options, folder, train_loader, {"test": test_loader})
     if trainer.average is not None:
         model.load_state_dict(trainer.average.state_dict(), strict=False)

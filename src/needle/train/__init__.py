@@ -15,11 +15,13 @@ from needle.train.callbacks import (
     TensorBoard,
 )
 from needle.train.checkpoint import Checkpoint, list_checkpoints, load_checkpoint, peek_checkpoint, save_checkpoint
+from needle.train.comparison import compare_curves, default_metrics, known_metrics
 from needle.train.files import check_writable, write_file
 from needle.train.interruption import TrainingInterrupted, deferred_interrupt
 from needle.train.language import LanguageTrainer, SequentialReader, text_loader
 from needle.train.learning_rate import LearningRateSearch, find_learning_rate
 from needle.train.metrics import F1, Accuracy, ConfusionMatrix, ErrorRate, Metric, Perplexity, TopKAccuracy
+from needle.train.metrics_file import Metrics, read_metrics
 from needle.train.plots import curves_png, curves_svg, worst_png
 from needle.train.prediction import (
     Predictions,
@@ -32,6 +34,7 @@ from needle.train.prediction import (
 from needle.train.progress import Progress
 from needle.train.recipe import Recipe
 from needle.train.report import Report, ReportTable, report_html
+from needle.train.run_record import RunRecord, begin_run, describe_run, read_run_record, write_run_record
 from needle.train.running import Row, Running, metrics_jsonl
 from needle.train.sampling import TokenSampler, sample_tokens
 from needle.train.saving import SavedModel, load_model, read_recipe, save_model
@@ -47,13 +50,16 @@ __all__ = [
     "Checkpoints",
     "ConfusionMatrix",
     "EarlyStopping",
+    "EpochResult",
     "ErrorRate",
     "ExponentialMovingAverage",
+    "LanguageRow",
     "LanguageTrainer",
     "LayerStatistics",
     "LearningRateSearch",
     "LossFunction",
     "Metric",
+    "Metrics",
     "MetricsLog",
     "Perplexity",
     "Precision",
@@ -63,6 +69,7 @@ __all__ = [
     "Report",
     "ReportTable",
     "Row",
+    "RunRecord",
     "Running",
     "SampleImages",
     "SavedModel",
@@ -73,13 +80,21 @@ __all__ = [
     "Trainer",
     "TrainingInterrupted",
     "TrainingStep",
+    "begin_run",
     "check_writable",
+    "compare_curves",
     "confusion_matrix",
     "curves_png",
     "curves_svg",
+    "default_metrics",
     "deferred_interrupt",
+    "describe_run",
+    "evaluate_epoch",
+    "evaluate_language_model",
     "find_learning_rate",
+    "fit",
     "flat",
+    "known_metrics",
     "list_checkpoints",
     "load_checkpoint",
     "load_model",
@@ -87,7 +102,9 @@ __all__ = [
     "peek_checkpoint",
     "predict_batches",
     "predict_probabilities",
+    "read_metrics",
     "read_recipe",
+    "read_run_record",
     "report_html",
     "sample_tokens",
     "save_checkpoint",
@@ -96,4 +113,5 @@ __all__ = [
     "worst_indices",
     "worst_png",
     "write_file",
+    "write_run_record",
 ]

@@ -23,11 +23,17 @@ if TYPE_CHECKING:
 
 __all__ = ["curves_png", "curves_svg", "worst_png"]
 
+# How Needle's pictures look; `needle.train.comparison` draws with them too.
 INK, FAINT, GRID = "#222222", "#6b6b6b", "#e4e4e4"
 TRAIN, TEST = "#8a8f98", "#c8102e"
 
 
-def _new_figure(width: float, height: float) -> Figure:
+def new_figure(width: float, height: float) -> Figure:
+    """Return an empty figure of a size in inches.
+
+    Raises:
+        MissingExtraError: matplotlib is not installed.
+    """
     try:
         from matplotlib.figure import Figure  # noqa: PLC0415  an extra
     except ImportError:
@@ -75,13 +81,13 @@ def _curves(rows: Sequence[Row], title: str) -> Figure:
         (name.removesuffix("_loss") for name in rows[0] if name.endswith("_loss") and name[:6] != "train_"), ""
     )
     kinds = [kind for kind in ("loss", "error") if f"train_{kind}" in rows[0]]
-    figure = _new_figure(4.5 * len(kinds), 3.6)
+    figure = new_figure(4.5 * len(kinds), 3.6)
     epochs = [row["epoch"] for row in rows]
     for axes, kind in zip(figure.subplots(1, len(kinds), squeeze=False)[0], kinds, strict=True):
         scale, label, name = _UNITS[kind]
         curves = {part: [scale * row[f"{part}_{kind}"] for row in rows] for part in ("train", other) if part}
         _draw_curves(axes, epochs, curves, label)
-        axes.set_title(name, **_title_style())
+        axes.set_title(name, **title_style())
     if title:
         figure.suptitle(title, x=0.01, ha="left", fontsize=10, color=FAINT)
     return figure
@@ -91,7 +97,8 @@ def _curves(rows: Sequence[Row], title: str) -> Figure:
 _UNITS = {"loss": (1, "{:.3f}", "Loss (cross-entropy, nats)"), "error": (100, "{:.2f} %", "Error (% of images)")}
 
 
-def _title_style() -> dict[str, Any]:
+def title_style() -> dict[str, Any]:
+    """Return how a panel's title looks."""
     return {"loc": "left", "fontsize": 11, "color": INK, "fontweight": "bold", "pad": 10}
 
 
@@ -108,15 +115,17 @@ def _draw_curves(axes: Axes, epochs: list[int], curves: Mapping[str, list[float]
         axes.set_yscale("log")
     else:
         axes.set_ylim(bottom=0)
-    _style(axes, epochs)
+    style_axes(axes, epochs)
     _label_ends(axes, epochs[-1], {name: (curve[-1], colors[name]) for name, curve in curves.items()}, label)
 
 
-def _style(axes: Axes, epochs: list[int]) -> None:
+def style_axes(axes: Axes, epochs: list[int]) -> None:
+    """Take away what is not read, and count epochs in whole numbers."""
     from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator  # noqa: PLC0415  an extra
 
     if axes.get_yscale() == "log":
-        axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        low, high = axes.get_ylim()
+        axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if high < 1000 * low else (1.0,)))
         axes.yaxis.set_minor_locator(NullLocator())
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
@@ -171,7 +180,7 @@ def worst_png(
         MissingExtraError: matplotlib is not installed.
     """
     indices = worst_indices(predictions, rows * columns)
-    figure = _new_figure(1.35 * columns, 1.75 * rows + 0.5)
+    figure = new_figure(1.35 * columns, 1.75 * rows + 0.5)
     grid = figure.subplots(rows, columns, squeeze=False)
     for axes in grid.flat:
         axes.set_axis_off()

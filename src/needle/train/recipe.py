@@ -3,25 +3,21 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from needle.errors import CheckpointError
+from needle.train.json_objects import Check, check_entries, is_list_of, is_number, is_object, is_text
+from needle.train.machine import package_version
 
 __all__ = ["Recipe", "installed_versions"]
 
 
 def installed_versions() -> dict[str, str]:
     """Return the versions of Python and of the packages that training leans on."""
-    found = {"python": platform.python_version()}
-    for name, package in (("needle", "needle-dl"), ("numpy", "numpy"), ("safetensors", "safetensors")):
-        try:
-            found[name] = version(package)
-        except PackageNotFoundError:
-            found[name] = "unknown"
-    return found
+    packages = {"needle": "needle-dl", "numpy": "numpy", "safetensors": "safetensors"}
+    found = {name: package_version(package) or "unknown" for name, package in packages.items()}
+    return {"python": platform.python_version(), **found}
 
 
 @dataclass(frozen=True)
@@ -65,44 +61,25 @@ class Recipe:
         Raises:
             CheckpointError: an entry is missing, unknown or of the wrong kind.
         """
-        if not isinstance(row, dict):
-            raise CheckpointError(f"a recipe is a JSON object, got {type(row).__name__}")
-        unknown = sorted(set(row) - _KINDS.keys())
-        missing = sorted(_REQUIRED - row.keys())
-        wrong = sorted(name for name, value in row.items() if name in _KINDS and not _KINDS[name](value))
-        for fault, names in (("unknown", unknown), ("missing", missing), ("malformed", wrong)):
-            if names:
-                raise CheckpointError(f"the recipe has {fault} entries: {', '.join(names)}")
+        checked = check_entries(row, _KINDS, _REQUIRED, "recipe")
         entries: dict[str, Any] = {
-            name: tuple(value) if isinstance(value, list) else value for name, value in row.items()
+            name: tuple(value) if isinstance(value, list) else value for name, value in checked.items()
         }
         return cls(**entries)
 
 
-def _is_object(value: object) -> bool:
-    return isinstance(value, dict)
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
-
-
-def _is_list_of(kind: type) -> Callable[[object], bool]:
-    return lambda value: isinstance(value, list) and all(type(one) is kind for one in value) and bool(value)
-
-
-_KINDS: dict[str, Callable[[object], bool]] = {
-    "architecture": lambda value: isinstance(value, str),
-    "hyperparameters": _is_object,
-    "input_shape": _is_list_of(int),
-    "class_names": _is_list_of(str),
-    "dataset": lambda value: isinstance(value, str),
-    "input_mean": _is_number,
-    "input_std": lambda value: _is_number(value) and value != 0,
-    "options": _is_object,
+_KINDS: dict[str, Check] = {
+    "architecture": is_text,
+    "hyperparameters": is_object,
+    "input_shape": is_list_of(int),
+    "class_names": is_list_of(str),
+    "dataset": is_text,
+    "input_mean": is_number,
+    "input_std": lambda value: is_number(value) and value != 0,
+    "options": is_object,
     "seed": lambda value: value is None or type(value) is int,
-    "results": _is_object,
-    "versions": _is_object,
+    "results": is_object,
+    "versions": is_object,
 }
 _REQUIRED = {"architecture", "hyperparameters", "input_shape", "class_names"}
 assert _KINDS.keys() == {one.name for one in fields(Recipe)}

@@ -26,6 +26,7 @@ from needle.device import random
 from needle.errors import CheckpointError, NeedleError
 from needle.nn import Module
 from needle.train.files import write_file
+from needle.train.json_objects import read_object
 from needle.train.names import nearest
 from needle.train.recipe import Recipe
 
@@ -159,7 +160,7 @@ def _description_path(folder: str | os.PathLike[str]) -> Path:
 
 
 def _read_description(path: Path) -> tuple[Recipe, Mapping[str, Any]]:
-    content = _parse_json(_read(path), path)
+    content = read_object(path)
     if content.get("format") != FORMAT:
         raise CheckpointError(f"{path} is not of a format that this version reads: {json.dumps(FORMAT)}")
     if content.get("sha256") != _digest(content):
@@ -177,20 +178,6 @@ def _read(path: Path) -> bytes:
         raise CheckpointError(f"there is no file {path}") from None
     except OSError as error:
         raise CheckpointError(f"cannot read {path}: {error.strerror or error}") from None
-
-
-def _parse_json(data: bytes, path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(data.decode(), parse_constant=_reject_constant)
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path} is damaged or cut short: {error}") from None
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{path} holds no JSON object")
-    return content
-
-
-def _reject_constant(name: str) -> float:
-    raise ValueError(f"{name} is not a number")
 
 
 def _checked_weights(weights: object) -> Mapping[str, Any]:
