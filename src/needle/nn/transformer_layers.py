@@ -165,7 +165,7 @@ class Attention(Module):
         return f"num_heads={self.num_heads}"
 
 
-class _FeedForward(Module):
+class FeedForward(Module):
     """A hidden layer at each position: Linear, activation, dropout, Linear."""
 
     def __init__(self, num_features: int, hidden_size: int, activation: str, dropout: float, place: Any) -> None:
@@ -232,7 +232,7 @@ class TransformerEncoderLayer(Module):
         self.norm_first = norm_first
         self.attention = Attention(num_features, num_heads, dropout=dropout, rotary=rotary, **place)
         self.attention_norm = LayerNorm(num_features, **place)
-        self.feed_forward = _FeedForward(num_features, hidden_size or 4 * num_features, activation, dropout, place)
+        self.feed_forward = FeedForward(num_features, hidden_size or 4 * num_features, activation, dropout, place)
         self.feed_forward_norm = LayerNorm(num_features, **place)
         self.dropout = dropout_layer(dropout)
 
