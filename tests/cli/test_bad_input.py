@@ -26,7 +26,7 @@ def complaint(capsys):
         (
             "tarin",
             "argument COMMAND: unknown name 'tarin': did you mean train? Known are "
-            "train, evaluate, predict, sample, runs, plot, report, doctor",
+            "train, evaluate, predict, sample, runs, plot, report, doctor, completion",
         ),
         ("train --batch-size 0", "argument --batch-size: must be 1 or more, got 0"),
         ("train --batch-size ten", "argument --batch-size: expected a whole number, got 'ten'"),

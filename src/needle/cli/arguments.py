@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import argparse
 import math
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 import needle
 from needle.cli import (
+    completion_command,
     doctor_command,
     evaluate_command,
     plot_command,
@@ -18,6 +20,7 @@ from needle.cli import (
     sample_command,
     train_command,
 )
+from needle.cli.configuration import add_configuration, configured, print_configuration
 from needle.cli.defaults import (
     DEFAULTS,
     IMAGE_MODELS,
@@ -26,6 +29,7 @@ from needle.cli.defaults import (
     TEXT_DEFAULTS,
     TEXT_MODELS,
     WEIGHT_DECAYS,
+    resolve_any,
 )
 from needle.cli.language_command import TOKENS
 from needle.cli.run_folders import FIELDS
@@ -46,6 +50,7 @@ class Parser(argparse.ArgumentParser):
     def __init__(self, **settings: Any) -> None:
         settings.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
         super().__init__(allow_abbrev=False, **settings)
+        self.commands: dict[str, Parser] = {}
 
     def error(self, message: str) -> NoReturn:
         """Print the complaint in one line and end with status 2."""
@@ -55,10 +60,16 @@ class Parser(argparse.ArgumentParser):
         self, args: Sequence[str] | None = None, namespace: Any = None
     ) -> Any:
         """Parse, and name the nearest known option for the first one that is unknown."""
-        options, unknown = self.parse_known_args(args, namespace)
+        words = configured(sys.argv[1:] if args is None else args, self.commands)
+        options, unknown = self.parse_known_args(words, namespace)
+        command = getattr(options, "parser", self)
         if unknown:
-            command = getattr(options, "parser", self)
             command.error(f"unknown argument {unknown[0]}{command.nearest_option(unknown[0])}")
+        settings: Any = vars(options)
+        if settings.pop("print_config", False):
+            options.run = print_configuration(command, settings.get("resolve"))
+        settings.pop("config", None)
+        settings.pop("resolve", None)
         return options
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
@@ -82,6 +93,7 @@ def one_of(*names: str) -> Callable[[str], str]:
             raise argparse.ArgumentTypeError(f"unknown name {text!r}{nearest(text, names)}")
         return text
 
+    parse.names = names  # type: ignore[attr-defined]  # for the completion of shells
     return parse
 
 
@@ -147,6 +159,8 @@ def build_parser() -> Parser:
     _add_plot(commands)
     _add_report(commands)
     _add_doctor(commands)
+    _add_completion(commands)
+    parser.commands = commands.choices
     return parser
 
 
@@ -154,6 +168,7 @@ def _add_command(commands: Any, name: str, run: Callable[[Any], int], **texts: s
     parser: Parser = commands.add_parser(name, **texts)
     parser.set_defaults(run=run, parser=parser)
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    add_configuration(parser)
     return parser
 
 
@@ -182,6 +197,7 @@ def _add_train(commands: Any) -> None:
         "  needle train --dataset fashion-mnist --epochs 20 --hidden-dim 512 --seed 7\n"
         "  needle train --optimizer sgd --lr 0.5 --schedule constant --no-augment",
     )
+    parser.set_defaults(resolve=resolve_any)
     data = parser.add_argument_group("data")
     _add_data(data, f"{', '.join(DATASETS)} (default: digits)")
     data.add_argument("--batch-size", type=whole(1), metavar="N", help=_default("images in one step", "batch_size"))
@@ -405,6 +421,23 @@ def _add_report(commands: Any) -> None:
     parser.add_argument("--output", metavar="FILE", help="where to write it (default: report.html in the run's folder)")
     parser.add_argument("--data-dir", metavar="DIR", help="the folder with the data set's files, as for train")
     parser.add_argument("--no-profile", action="store_true", help="do not measure where a training step's time goes")
+
+
+def _add_completion(commands: Any) -> None:
+    parser = _add_command(
+        commands,
+        "completion",
+        completion_command.run,
+        help="print a script that lets a shell complete commands and options",
+        description="Print a script that lets a shell complete commands, options, names and files.",
+        epilog="examples:\n"
+        '  eval "$(needle completion bash)"                                   in ~/.bashrc\n'
+        '  needle completion zsh > "${fpath[1]}/_needle"                      once\n'
+        "  needle completion fish > ~/.config/fish/completions/needle.fish    once",
+    )
+    parser.add_argument(
+        "shell", type=one_of(*completion_command.SHELLS), metavar="SHELL", help=", ".join(completion_command.SHELLS)
+    )
 
 
 def _add_sample(commands: Any) -> None:

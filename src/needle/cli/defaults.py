@@ -20,6 +20,7 @@ __all__ = [
     "TEXT_MODELS",
     "WEIGHT_DECAYS",
     "resolve",
+    "resolve_any",
     "resolve_text",
 ]
 
@@ -104,6 +105,11 @@ def resolve_text(given: dict[str, Any]) -> dict[str, Any]:
     if given.get("model") in IMAGE_MODELS:
         raise SettingError(f"--model {given['model']} is for images; a text is learned by {', '.join(TEXT_MODELS)}")
     return _completed(given, TEXT_DEFAULTS)
+
+
+def resolve_any(given: dict[str, Any]) -> dict[str, Any]:
+    """Return every option of training with its value, on images or on a text."""
+    return resolve(given) if given.get("text") is None else resolve_text(given)
 
 
 def _refuse(given: dict[str, Any], names: Iterable[str], why: str) -> None:
