@@ -32,8 +32,10 @@ def rows_of(table):
 @pytest.mark.parametrize(
     ("script", "options", "rows"),
     [
+        ("convolution_digits.py", ["--quick"], 5),
         ("initialisation.py", ["--quick"], 8),
         ("optimizer_paths.py", [], 8),
+        ("receptive_fields.py", ["--quick"], 6),
         ("regularization.py", ["--quick"], 9),
         ("residual_depth.py", ["--quick"], 9),
     ],
@@ -44,7 +46,7 @@ def test_experiment_prints_its_table(script, options, rows, tmp_path):
     assert len(rows_of(result.stdout)) == rows
 
 
-@pytest.mark.parametrize("script", ["normalization_axes.py", "schedules.py"])
+@pytest.mark.parametrize("script", ["convolution_windows.py", "normalization_axes.py", "schedules.py"])
 def test_picture_is_drawn(script, tmp_path):
     pytest.importorskip("matplotlib")
     result = run(script, str(tmp_path / "picture.png"), folder=tmp_path)

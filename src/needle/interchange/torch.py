@@ -1,5 +1,7 @@
 """The state of models under PyTorch's names and in its layouts, both ways, without PyTorch.
 
+::
+
     Needle                                          PyTorch
     Linear.weight (in, out), bias (1, out)          weight (out, in), bias (out,)
     convolutions' weight (*kernel, a, b)            weight (b, a, *kernel)
