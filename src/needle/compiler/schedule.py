@@ -364,6 +364,8 @@ class _Scheduler:
         self.steps: dict[int, _Draft] = {}
         self.step_of: dict[Buffer, int] = {}
         self.ancestors: list[set[int]] = []
+        self.known_by: dict[Buffer, set[int]] = {}  # the steps that read or write a buffer
+        self.reads_of: dict[Node, set[Buffer]] = {}  # of nodes without a buffer
         self.followed: set[int] = set()  # the steps that are an ancestor of some other
 
     def place_all(self) -> set[Node]:
@@ -425,8 +427,9 @@ class _Scheduler:
         contraction = self._contraction(node)
         shape = contraction.out.shape
         place = buffer_place(contraction.out, axis_places(len(shape)), len(shape))
-        draft = _Draft(shape, (), {node: place}, contraction=contraction, known={contraction.out})
+        draft = _Draft(shape, (), {node: place}, contraction=contraction)
         number = self._add(draft, node)
+        self._know(number, [contraction.out])
         self._depend(number, contraction.reads())
         self.step_of[contraction.out] = number
 
@@ -455,17 +458,17 @@ class _Scheduler:
         draft.stages.append(stage)
         draft.roots[node] = place
         read = buffers_read(stage)
-        draft.known.add(self.buffers[node])
-        if draft.contraction is None:
-            draft.known.update(read)
+        self._know(number, [self.buffers[node], *(read if draft.contraction is None else ())])
         self.step_of[self.buffers[node]] = number
         self._depend(number, read)
 
     # -- joining kernels
 
     def _join(self, node: Node) -> bool:
+        """Put a node's stage into the latest kernel that fits, reads or writes something that it reads, and may."""
         shape, reduced = _domain(node)
-        for number in reversed(self.steps):
+        candidates = set().union(*(self.known_by.get(buffer, ()) for buffer in self._reads(node)))
+        for number in sorted(candidates, reverse=True):
             draft = self.steps[number]
             if draft.alone or not _fits(node, shape, reduced, draft):
                 continue
@@ -483,6 +486,24 @@ class _Scheduler:
                 return True
             draft.reduced = before
         return False
+
+    def _know(self, number: int, buffers: Sequence[Buffer]) -> None:
+        """Note buffers that a step reads or writes."""
+        self.steps[number].known.update(buffers)
+        for buffer in buffers:
+            self.known_by.setdefault(buffer, set()).add(number)
+
+    def _reads(self, node: Node) -> set[Buffer]:
+        """Return the buffers that a node's stage reads, wherever it is."""
+        found: set[Buffer] = set()
+        for one in node.inputs:
+            if one in self.buffers:
+                found.add(self.buffers[one])
+            else:
+                if one not in self.reads_of:
+                    self.reads_of[one] = self._reads(one)
+                found |= self.reads_of[one]
+        return found
 
     def _replaces_an_input(self, node: Node, read: Sequence[Buffer]) -> bool:
         """Tell whether a stage makes an output out of an input like it, and may be let write over it: a kernel can."""
