@@ -181,7 +181,7 @@ _ROUND_BYTES = 64 + 4 * _MOST_CHUNKS
 _SHARE = """declare i32 @sched_yield()
 
 define internal void @share(ptr %round, i64 %chunks, i64 %thread, i64 %threads,
-                            ptr %work, ptr %arrays, ptr %arena) nounwind {{
+                            ptr %work, ptr %arrays, ptr %arena) nounwind noinline {{
 entry:
   %alone = icmp eq i64 %threads, 1
   br i1 %alone, label %one, label %begin
