@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from bisect import insort
 from collections.abc import Sequence
 from dataclasses import dataclass
+
+import numpy as np
 
 from needle.compiler.loops import Buffer
 
@@ -32,17 +33,35 @@ def plan_memory(uses: Sequence[Sequence[Buffer]]) -> Arena:
     for step, buffers in enumerate(uses):
         for buffer in buffers:
             lives[buffer] = (lives.get(buffer, (step, step))[0], step)
-    placed: list[tuple[int, int, int, int]] = []  # where each begins and ends, and the first and last step of its life
     offsets: dict[Buffer, int] = {}
+    placed = _Placed(len(lives))
     for buffer in sorted(lives, key=lambda one: -_size(one)):
-        first, last = lives[buffer]
-        size, offset = _size(buffer), 0
-        for start, end, begin, over in placed:
-            if begin <= last and first <= over and offset + size > start and offset < end:
-                offset = end
-        offsets[buffer] = offset
-        insort(placed, (offset, offset + size, first, last))
-    return Arena(max((end for _, end, _, _ in placed), default=0), offsets)
+        offsets[buffer] = placed.put(_size(buffer), *lives[buffer])
+    return Arena(placed.end, offsets)
+
+
+class _Placed:
+    """The buffers that have a place, in the order of their places: where each begins and ends, and when it lives."""
+
+    def __init__(self, most: int) -> None:
+        self.count, self.end = 0, 0
+        # Rows: the first byte, the byte after the last, the first step of its life, the last.
+        self.rows = np.zeros((4, most), dtype=np.int64)
+
+    def put(self, size: int, first: int, last: int) -> int:
+        """Find the lowest place for a buffer of a life from one step to another, and take it."""
+        starts, ends, begins, overs = self.rows[:, : self.count]
+        beside = (begins <= last) & (overs >= first)
+        # Gaps are between where all before have ended, and where the next one begins.
+        before = np.concatenate([[0], np.maximum.accumulate(ends[beside])])
+        fits = starts[beside] - before[:-1] >= size
+        offset = int(before[fits.argmax() if fits.any() else -1])
+        place = int(np.searchsorted(starts, offset))
+        self.rows[:, place + 1 : self.count + 1] = self.rows[:, place : self.count].copy()
+        self.rows[:, place] = offset, offset + size, first, last
+        self.count += 1
+        self.end = max(self.end, offset + size)
+        return offset
 
 
 def _size(buffer: Buffer) -> int:

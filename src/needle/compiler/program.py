@@ -10,7 +10,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
+from needle.compiler.alike import Renderings
 from needle.compiler.borders import render_bordered
 from needle.compiler.contract import render_contraction
 from needle.compiler.host import Host
@@ -23,7 +25,7 @@ from needle.compiler.rebase import rebase
 from needle.compiler.render import RenderedKernel, render_kernel
 from needle.compiler.rounds import Share, Turn, in_moments, make_rounds, shares_of
 from needle.compiler.row_blocks import in_row_blocks
-from needle.compiler.schedule import Program
+from needle.compiler.schedule import Program, Step
 from needle.compiler.sharing import share_functions
 from needle.compiler.thread_count import available_processors
 from needle.compiler.tile_products import render_tile_product
@@ -54,14 +56,10 @@ class Module:
 def render_program(program: Program, host: Host) -> Module:
     """Write a program as LLVM IR."""
     phases: list[RenderedKernel] = []
+    render = Renderings(partial(_render_step, host=host))
     for step in program.steps:
         rebased, begins = rebase(step)
-        if isinstance(rebased, Kernel):
-            rendered = [render_bordered(kernel) or render_kernel(kernel) for kernel in in_row_blocks(rebased)]
-        else:
-            is_narrow = rebased.a.buffer.dtype != rebased.out.dtype
-            rendered = (render_tile_product if is_narrow else render_contraction)(rebased, host)
-        phases.extend(replace(phase, begins=begins) for phase in rendered)
+        phases.extend(replace(phase, begins=begins) for phase in render(rebased))
     phases = share_functions([phase for phase in phases if phase.parts > 0])
     outside = [
         *program.inputs,
@@ -80,6 +78,14 @@ def render_program(program: Program, host: Host) -> Module:
     main = _render_main(rounds, outside, arena)
     text = MODULE_BREAK.join(_modules(main, kernels, host))
     return Module(text, arena, len(rounds) * _ROUND_BYTES, not all(phase.is_alone for phase in phases))
+
+
+def _render_step(step: Step, host: Host) -> list[RenderedKernel]:
+    """Return the functions that compute a step, in order."""
+    if isinstance(step, Kernel):
+        return [render_bordered(kernel) or render_kernel(kernel) for kernel in in_row_blocks(step)]
+    is_narrow = step.a.buffer.dtype != step.out.dtype
+    return (render_tile_product if is_narrow else render_contraction)(step, host)
 
 
 def _modules(main: Sequence[Function], kernels: Sequence[Function], host: Host) -> list[str]:

@@ -220,7 +220,6 @@ class _Draft:
     roots: dict[Node, Place] = field(default_factory=dict)
     stages: list[Stage] = field(default_factory=list)
     alone: bool = False
-    ancestors: set[int] = field(default_factory=set)
     contraction: Contraction | None = None  # whose epilogue the stages are
     known: set[Buffer] = field(default_factory=set)  # what the kernel reads or writes
 
@@ -363,10 +362,12 @@ class _Scheduler:
         self.drafts: list[_Draft] = []
         self.steps: dict[int, _Draft] = {}
         self.step_of: dict[Buffer, int] = {}
-        self.ancestors: list[set[int]] = []
+        # The steps that each comes after: those that it reads from, and as the bits of a number all before those too.
+        self.parents: list[set[int]] = []
+        self.ancestors: list[int] = []
         self.known_by: dict[Buffer, set[int]] = {}  # the steps that read or write a buffer
         self.reads_of: dict[Node, set[Buffer]] = {}  # of nodes without a buffer
-        self.followed: set[int] = set()  # the steps that are an ancestor of some other
+        self.followed = 0  # the bits of the steps that are an ancestor of some other
 
     def place_all(self) -> set[Node]:
         """Put each node's stage into a kernel; return nodes without a buffer that need one, for another attempt."""
@@ -436,23 +437,25 @@ class _Scheduler:
     def _add(self, step: _Draft, node: Node) -> int:
         number = len(self.ancestors)
         self.steps[number] = step
-        self.ancestors.append(set())
+        self.ancestors.append(0)
+        self.parents.append(set())
         return number
 
     def _depend(self, number: int, buffers: Sequence[Buffer]) -> None:
         """Record that a step reads buffers, and tell the steps that come after it."""
-        new: set[int] = set()
+        new = 0
         for buffer in buffers:
             before = self.step_of.get(buffer)
             if before is not None and before != number:
-                new |= {before} | self.ancestors[before]
+                self.parents[number].add(before)
+                new |= 1 << before | self.ancestors[before]
         self.followed |= new
-        if number not in self.followed:
-            self.ancestors[number].update(new)
+        self.ancestors[number] |= new
+        if not self.followed >> number & 1:
             return
         for other, ancestors in enumerate(self.ancestors):
-            if other == number or number in ancestors:
-                ancestors.update(new)
+            if ancestors >> number & 1:
+                self.ancestors[other] |= new
 
     def _fill(self, draft: _Draft, node: Node, stage: Stage, place: Place, number: int) -> None:
         draft.stages.append(stage)
@@ -516,7 +519,7 @@ class _Scheduler:
         """Tell whether nothing that a stage reads has to wait for the kernel itself."""
         for buffer in read:
             before = self.step_of.get(buffer)
-            if before is not None and before != number and number in self.ancestors[before]:
+            if before is not None and before != number and self.ancestors[before] >> number & 1:
                 return False
         return True
 
@@ -627,9 +630,9 @@ class _Scheduler:
         others have read.
         """
         depth: dict[int, int] = {}
-        for number in sorted(self.steps, key=lambda number: len(self.ancestors[number])):
-            depth[number] = 1 + max((depth[other] for other in self.ancestors[number]), default=0)
-        order = sorted(self.steps, key=lambda number: (number not in self.followed, depth[number], number))
+        for number in sorted(self.steps, key=lambda number: self.ancestors[number].bit_count()):
+            depth[number] = 1 + max((depth[other] for other in self.parents[number]), default=0)
+        order = sorted(self.steps, key=lambda number: (not self.followed >> number & 1, depth[number], number))
         readers = self._readers()
         finished: list[Step] = []
         for number in order:
