@@ -62,7 +62,7 @@ def error(make, samples, shuffled, seed, epochs):
     model = make()
     optimizer = optim.Adam(model.parameters(), lr=0.005)
     train(model, ordered(train_set, order, chosen), epochs, optimizer=optimizer)
-    return evaluate(model, ordered(test_set, order, np.arange(len(test_set)))).error
+    return evaluate(model, ordered(test_set, order, np.arange(len(test_set))))["error"]
 
 
 def main():

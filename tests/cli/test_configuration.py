@@ -54,8 +54,10 @@ def test_a_command_takes_its_own_table_over_what_stands_outside(capsys):
     file = write("seed = 1\nbatch-size = 10\n[train]\nbatch_size = 20\n[sample]\nlength = 3\n")
     settings = printed(capsys, "train", "--config", file)
     assert (settings["seed"], settings["batch-size"]) == (1, 20)
-    error = complaint(capsys, "sample", "--config", file)
-    assert error.startswith("needle.toml: needle sample has no option 'batch-size'")
+    # Outside of tables there may be what only other commands take.
+    assert printed(capsys, "sample", "--config", file) == {**printed(capsys, "sample"), "length": 3, "seed": 1}
+    write("[sample]\nbatch-size = 3\n")
+    assert complaint(capsys, "sample", "--config", file).startswith("needle.toml: needle sample has no option 'batch-s")
 
 
 @pytest.mark.parametrize("command", COMMANDS)

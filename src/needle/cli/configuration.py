@@ -73,10 +73,15 @@ def _named_files(arguments: Sequence[str]) -> Iterator[str]:
 def _as_arguments(file: str, command: str, commands: Mapping[str, argparse.ArgumentParser]) -> Iterator[str]:
     """Yield a file's options as the words that would be typed for them."""
     options = {action.dest: action for action in commands[command]._actions if is_option(action)}
-    for key, value in _read(file, command, commands).items():
-        action = options.get(key.replace("-", "_"))
+    of_any = {action.dest for parser in commands.values() for action in parser._actions if is_option(action)}
+    outside, own = _read(file, command, commands)
+    for key, value in {**outside, **own}.items():
+        name = key.replace("-", "_")
+        action = options.get(name)
+        if action is None and key not in own and name in of_any:
+            continue  # what stands outside of tables may be for another command
         if action is None:
-            known = [name.replace("_", "-") for name in options]
+            known = [one.replace("_", "-") for one in options]
             raise SettingError(f"{file}: needle {command} has no option {key!r}{nearest(key.replace('_', '-'), known)}")
         try:
             yield from _words(action, value)
@@ -84,8 +89,10 @@ def _as_arguments(file: str, command: str, commands: Mapping[str, argparse.Argum
             raise SettingError(f"{file}: {key}: {error}") from None
 
 
-def _read(file: str, command: str, commands: Mapping[str, argparse.ArgumentParser]) -> dict[str, Any]:
-    """Return a file's keys for a command: those outside of tables, and those of the command's own table."""
+def _read(
+    file: str, command: str, commands: Mapping[str, argparse.ArgumentParser]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return a file's keys outside of tables, and those of a command's own table."""
     try:
         rows = tomllib.loads(Path(file).read_text(encoding="utf-8"))
     except OSError as error:
@@ -96,7 +103,7 @@ def _read(file: str, command: str, commands: Mapping[str, argparse.ArgumentParse
     for key in tables:
         if key not in commands:
             raise SettingError(f"{file}: there is no command for the table [{key}]{nearest(key, commands)}")
-    return {**{key: value for key, value in rows.items() if key not in tables}, **tables.get(command, {})}
+    return {key: value for key, value in rows.items() if key not in tables}, tables.get(command, {})
 
 
 def _words(action: argparse.Action, value: Any) -> list[str]:
