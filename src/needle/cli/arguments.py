@@ -31,7 +31,7 @@ from needle.cli.defaults import (
     WEIGHT_DECAYS,
     resolve_any,
 )
-from needle.cli.language_command import TOKENS
+from needle.cli.language_command import SHAKESPEARE, TOKENS
 from needle.cli.run_folders import FIELDS
 from needle.train.names import nearest
 
@@ -177,8 +177,8 @@ def _add_data(parser: Any, dataset_help: str) -> None:
     parser.add_argument(
         "--data-dir",
         metavar="DIR",
-        help="the folder with the data set's files; MNIST and Fashion-MNIST are fetched into it where they are not "
-        "there yet (default: ~/.cache/needle/NAME)",
+        help="the folder with the data set's files; all but the digits and the shapes, which come with Needle, are "
+        "fetched into it where they are not there yet (default: ~/.cache/needle/NAME)",
     )
 
 
@@ -194,6 +194,9 @@ def _add_train(commands: Any) -> None:
         "  needle train\n"
         "  needle train --dataset mnist --data-dir data/mnist --model convnet\n"
         "  needle train --text book.txt --model lstm --epochs 10\n"
+        "  needle train --text tinyshakespeare --num-blocks 4 --epochs 8\n"
+        "  needle train --dataset cifar-10 --model resnet9\n"
+        "  needle train --dataset mnist --model autoencoder\n"
         "  needle train --dataset fashion-mnist --epochs 20 --hidden-dim 512 --seed 7\n"
         "  needle train --optimizer sgd --lr 0.5 --schedule constant --no-augment",
     )
@@ -210,7 +213,11 @@ def _add_train(commands: Any) -> None:
         "--workers", type=whole(0, 64), default=0, metavar="N", help="threads that prepare batches ahead (default: 0)"
     )
     text = parser.add_argument_group("text")
-    text.add_argument("--text", metavar="FILE", help="train a language model on this UTF-8 file")
+    text.add_argument(
+        "--text",
+        metavar="FILE",
+        help=f"train a language model on this UTF-8 file, or on {SHAKESPEARE}, which is fetched once",
+    )
     text.add_argument(
         "--tokens",
         type=one_of(*TOKENS),
@@ -267,6 +274,12 @@ def _add_model_options(group: Any) -> None:
     group.add_argument("--num-blocks", type=whole(0), metavar="N", help=_default("residual blocks", "num_blocks"))
     group.add_argument(
         "--norm", type=one_of(*NORMS), metavar="NAME", help=_default("normalisation: batch or layer", "norm")
+    )
+    group.add_argument(
+        "--code-size",
+        type=whole(1),
+        metavar="N",
+        help=f"numbers that an autoencoder says an image in (default: {IMAGE_MODELS['autoencoder']['code_size']})",
     )
     group.add_argument(
         "--dropout",

@@ -35,8 +35,17 @@ MOMENTA: dict[str, float] = {"sgd": 0.9, "rmsprop": 0.0}
 IMAGE_MODELS: dict[str, dict[str, Any]] = {
     "mlp": {},
     "convnet": {"dropout": 0.25, "epochs": 8, "weight_decay": 0.05, "batch_size": 128},
+    "resnet9": {"epochs": 10, "weight_decay": 0.05, "batch_size": 128, "lr": 3e-3},
+    "autoencoder": {"epochs": 30, "weight_decay": 0.0, "lr": 3e-3, "code_size": 12, "augment": False},
 }
 _MLP_ONLY = ("hidden_dim", "num_blocks", "norm")
+# The options that a model has no use for.
+_UNUSED: dict[str, tuple[str, ...]] = {
+    "mlp": ("code_size",),
+    "convnet": (*_MLP_ONLY, "code_size"),
+    "resnet9": (*_MLP_ONLY, "dropout", "code_size"),
+    "autoencoder": (*_MLP_ONLY, "dropout", "label_smoothing"),
+}
 _ANY_MODEL: dict[str, Any] = {"accumulate": 1, "precision": "float32", "checkpoint_steps": 0, "layer_statistics": 0}
 # What may learn a text.
 TEXT_MODELS = ("gpt", "lstm", "gru", "rnn", "transformer")
@@ -55,7 +64,7 @@ TEXT_DEFAULTS: dict[str, Any] = {
     "weight_decay": 0.01,
     "clip_norm": 1.0,
 }
-_IMAGES_ONLY = ("dataset", "data_dir", "augment", "norm", "label_smoothing")
+_IMAGES_ONLY = ("dataset", "augment", "norm", "label_smoothing", "code_size")
 _TEXT_ONLY = ("tokens", "seq_len")
 
 _COMMON: dict[str, Any] = {
@@ -76,6 +85,8 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "digits": {**_COMMON, "hidden_dim": 128, "epochs": 40, "batch_size": 50},
     "mnist": _COMMON,
     "fashion-mnist": _COMMON,
+    "cifar-10": _COMMON,
+    "shapes": _COMMON,
 }
 
 
@@ -85,12 +96,11 @@ def resolve(given: dict[str, Any]) -> dict[str, Any]:
     Raises:
         SettingError: an option is given that the optimizer has no use for.
     """
-    dataset = given.get("dataset") or "digits"
     model = given.get("model") or "mlp"
+    dataset = given.get("dataset") or ("cifar-10" if model == "resnet9" else "digits")
     if model not in IMAGE_MODELS:
         raise SettingError(f"--model {model} learns text: name a file with --text FILE")
-    unused = _TEXT_ONLY if model == "mlp" else (*_TEXT_ONLY, *_MLP_ONLY)
-    _refuse(given, unused, f"{model} has no use for it")
+    _refuse(given, (*_TEXT_ONLY, *_UNUSED[model]), f"{model} has no use for it")
     defaults = {"dataset": dataset, **DEFAULTS[dataset], **IMAGE_MODELS[model], "model": model}
     return _completed(given, defaults)
 

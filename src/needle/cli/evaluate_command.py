@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from needle.cli.architectures import ARCHITECTURES
+from needle.cli.architectures import ARCHITECTURES, check_classifier
 from needle.cli.runs import find_model
 from needle.cli.show import confusion_table, new_console, percent
 from needle.cli.sources import Source, open_source
@@ -20,11 +20,12 @@ def run(arguments: Any) -> int:
     console = new_console()
     folder = find_model(arguments.model)
     saved = load_model(folder, ARCHITECTURES)
+    check_classifier(saved.recipe)
     dataset = arguments.dataset or saved.recipe.dataset
     source = open_source(dataset, arguments.data_dir, console.print)
     _check_same_kind(saved.recipe, source, dataset)
     predictions = predict_batches(saved.model, DataLoader(source.test, arguments.batch_size))
-    console.print(f"{folder}, trained on {saved.recipe.dataset}, on {len(source.test):,} test images of {dataset}:")
+    console.print(f"{folder}, trained on {saved.recipe.dataset}, on {len(source.test):,} test images of {source.name}:")
     console.print(f"error {percent(predictions.error)}   loss {predictions.loss:.4f}")
     counts = confusion_matrix(predictions.labels, predictions.classes, len(source.class_names))
     console.print(confusion_table(counts, source.class_names))

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from needle.errors import DataError, MissingExtraError
 
-__all__ = ["Picture", "prepare", "read_grey", "resize"]
+__all__ = ["Picture", "prepare", "prepare_colour", "read_colour", "read_grey", "resize"]
 
 Grey = NDArray[np.float64]
 MAX_PIXELS = 100_000_000
@@ -23,7 +23,7 @@ MAX_PIXELS = 100_000_000
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture as the model sees it, (H, W) in [0, 1], and what was done to make it so."""
+    """A picture as the model sees it, (H, W) or in colour (H, W, 3), in [0, 1], and what was done to make it so."""
 
     pixels: Grey
     steps: tuple[str, ...]
@@ -39,12 +39,42 @@ def read_grey(path: Path) -> Picture:
         DataError: the file is missing, damaged or not a picture.
         MissingExtraError: it is no `.npy` file and Pillow is not installed.
     """
+    pixels, mode = _read(path)
+    grey = _grey(pixels, path)
+    if mode is None:
+        return grey
+    return Picture(grey.pixels, () if mode in {"L", "1", "I"} else (f"made grey from {mode}",))
+
+
+def read_colour(path: Path) -> Picture:
+    """Read a picture file in colour, (H, W, 3) in [0, 1]; transparent parts become white.
+
+    Raises:
+        DataError: the file is missing, damaged or not a picture.
+        MissingExtraError: it is no `.npy` file and Pillow is not installed.
+    """
+    pixels, _ = _read(path)
+    if pixels.ndim == 2:
+        pixels = pixels[:, :, None]
+    channels = pixels.shape[2]
+    if channels not in {1, 3, 4}:
+        raise DataError(f"{path} has {channels} channels: a picture has 1, 3 or 4")
+    if channels == 1:
+        return Picture(np.repeat(pixels, 3, axis=2), ("grey in all three channels",))
+    if channels == 4:
+        alpha = pixels[:, :, 3:]
+        pixels = pixels[:, :, :3] * alpha + (1 - alpha)
+    return Picture(pixels, ())
+
+
+def _read(path: Path) -> tuple[NDArray[np.float64], str | None]:
+    """Return a file's pixels, (H, W) or (H, W, channels) in [0, 1], and Pillow's mode where that has read it."""
     if not path.is_file():
         raise DataError(f"there is no file {path}")
-    return _read_npy(path) if path.suffix.lower() == ".npy" else _read_with_pillow(path)
+    return (_read_npy(path), None) if path.suffix.lower() == ".npy" else _read_with_pillow(path)
 
 
-def _read_npy(path: Path) -> Picture:
+def _read_npy(path: Path) -> NDArray[np.float64]:
     try:
         array = np.lib.format.open_memmap(path, mode="r")  # a header that claims too much is found here
     except (ValueError, EOFError, OSError) as error:
@@ -58,7 +88,7 @@ def _read_npy(path: Path) -> Picture:
     values = np.asarray(array, dtype=np.float64)
     if not np.isfinite(values).all():
         raise DataError(f"{path} holds NaN or infinity")
-    return _grey(values / _white_level(array), path)
+    return values / _white_level(array)
 
 
 def _white_level(array: NDArray[Any]) -> float:
@@ -71,7 +101,7 @@ def _white_level(array: NDArray[Any]) -> float:
     return 1.0 if high <= 1 else 255.0 if 16 < high <= 255 else high
 
 
-def _read_with_pillow(path: Path) -> Picture:
+def _read_with_pillow(path: Path) -> tuple[NDArray[np.float64], str]:
     try:
         from PIL import Image, UnidentifiedImageError  # noqa: PLC0415  an extra
     except ImportError:
@@ -80,7 +110,7 @@ def _read_with_pillow(path: Path) -> Picture:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(path) as image:
-                return _from_pillow(image, path)
+                return _from_pillow(image)
     except UnidentifiedImageError:
         raise DataError(f"{path} is not a picture") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
@@ -89,11 +119,10 @@ def _read_with_pillow(path: Path) -> Picture:
         raise DataError(f"{path} is damaged: {error}") from None
 
 
-def _from_pillow(image: Any, path: Path) -> Picture:
+def _from_pillow(image: Any) -> tuple[NDArray[np.float64], str]:
     if image.mode.startswith("I"):  # 16 bits, or 32 that hold 16
-        return Picture(np.asarray(image, dtype=np.float64) / 65535.0, ())
-    grey = _grey(np.asarray(image.convert("RGBA"), dtype=np.float64) / 255.0, path).pixels
-    return Picture(grey, () if image.mode in {"L", "1"} else (f"made grey from {image.mode}",))
+        return np.asarray(image, dtype=np.float64) / 65535.0, "I"
+    return np.asarray(image.convert("RGBA"), dtype=np.float64) / 255.0, image.mode
 
 
 def _grey(pixels: NDArray[np.float64], path: Path) -> Picture:
@@ -136,6 +165,27 @@ def prepare(picture: Picture, shape: tuple[int, int], ink_box: int | None, *, as
     if ink_box is None:
         return Picture(_fit(_padded_to_square(pixels, steps), shape, steps), tuple(steps))
     return Picture(_centred(pixels, shape, ink_box, steps), tuple(steps))
+
+
+def prepare_colour(picture: Picture, shape: tuple[int, int]) -> Picture:
+    """Bring a colour picture to the model's size: its middle, as far as that has the model's proportions, resized.
+
+    Args:
+        picture: (H, W, 3), in [0, 1].
+        shape: the model's (height, width).
+    """
+    pixels, steps = picture.pixels, list(picture.steps)
+    height, width = pixels.shape[:2]
+    scale = min(height / shape[0], width / shape[1])
+    inner = max(1, round(shape[0] * scale)), max(1, round(shape[1] * scale))
+    if inner != (height, width):
+        steps.append(f"cut to the middle, {_size(inner)} of {_size((height, width))}")
+        top, left = (height - inner[0]) // 2, (width - inner[1]) // 2
+        pixels = pixels[top : top + inner[0], left : left + inner[1]]
+    if inner != shape:
+        steps.append(f"resized from {_size(inner)} to {_size(shape)}")
+        pixels = np.stack([resize(pixels[:, :, channel], shape) for channel in range(3)], axis=2)
+    return Picture(pixels, tuple(steps))
 
 
 def _ground(pixels: Grey) -> float:

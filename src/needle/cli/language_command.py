@@ -16,7 +16,16 @@ from needle.cli.optimization import make_optimizer
 from needle.cli.runs import new_run_folder, remember_latest
 from needle.cli.show import new_console
 from needle.cli.training import callbacks, remove_checkpoints, resumed_options, run_trainer, seed_run, settings
-from needle.data import ByteTokenizer, CharacterTokenizer, Tokenizer, WordTokenizer, encode_file, text_chunks
+from needle.data import (
+    ByteTokenizer,
+    CharacterTokenizer,
+    Tokenizer,
+    WordTokenizer,
+    default_data_folder,
+    encode_file,
+    text_chunks,
+    tiny_shakespeare,
+)
 from needle.errors import DataError
 from needle.train import (
     LanguageTrainer,
@@ -30,11 +39,12 @@ from needle.train import (
     write_file,
 )
 
-__all__ = ["TOKENS", "run"]
+__all__ = ["SHAKESPEARE", "TOKENS", "run"]
 
 # How a text may be taken apart.
 TOKENS: dict[str, type[Tokenizer]] = {one.kind: one for one in (CharacterTokenizer, ByteTokenizer, WordTokenizer)}
 _VALIDATION_SHARE = 0.1
+SHAKESPEARE = "tinyshakespeare"
 
 
 def run(arguments: Any) -> int:
@@ -43,8 +53,8 @@ def run(arguments: Any) -> int:
     console = new_console()
     resumed = given["resume"]
     options = resumed_options(given) if resumed is not None else resolve_text(given)
-    text = Path(options["text"])
-    folder = Path(resumed or options["output_dir"] or new_run_folder(text.stem or "text"))
+    text = _text_path(options, console)
+    folder = Path(resumed or options["output_dir"] or new_run_folder(_name(options["text"])))
     check_writable(folder)
     tokenizer = TOKENS[options["tokens"]].fit(text_chunks(text))
     ids = encode_file(text, tokenizer)
@@ -59,7 +69,7 @@ def run(arguments: Any) -> int:
         hyperparameters=hyperparameters,
         input_shape=(options["seq_len"],),
         class_names=tokenizer.vocabulary,
-        dataset=f"{options['tokens']} of {text.name}",
+        dataset=f"{options['tokens']} of {SHAKESPEARE if options['text'] == SHAKESPEARE else text.name}",
         options={name: options[name] for name in sorted(_KEPT)},
         seed=options["seed"],
         results={name: rows[-1][name] for name in ("epoch", "step", "train_loss", "valid_loss", "perplexity")},
@@ -72,6 +82,20 @@ def run(arguments: Any) -> int:
     console.print(f"{seconds:.1f} s for {len(rows)} epochs. Saved in {folder}.", markup=False)
     console.print(f"Use it: needle sample{'' if latest else f' {folder}'}", markup=False)
     return 0
+
+
+def _name(text: str) -> str:
+    return Path(text).stem or "text"
+
+
+def _text_path(options: dict[str, Any], console: Console) -> Path:
+    """Return the file with the text; one text is known by name, and fetched where it is not there."""
+    if options["text"] != SHAKESPEARE or Path(SHAKESPEARE).exists():
+        return Path(options["text"])
+    folder = options["data_dir"] or default_data_folder() / SHAKESPEARE
+    if not (Path(folder) / "input.txt").exists():
+        console.print(f"fetching 1.1 MB of Shakespeare's plays into {folder}", markup=False)
+    return tiny_shakespeare(folder)
 
 
 def _check_text(ids: Any, options: dict[str, Any]) -> None:

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from needle.autograd import Tensor
-from needle.cli.architectures import ARCHITECTURES
-from needle.cli.images import Picture, prepare, read_grey
+from needle.cli.architectures import ARCHITECTURES, check_classifier
+from needle.cli.images import Picture, prepare, prepare_colour, read_colour, read_grey
 from needle.cli.runs import find_model
 from needle.cli.show import new_console, percent, probability_table
 from needle.cli.sources import ink_box
@@ -21,6 +21,7 @@ def run(arguments: Any) -> int:
     """Say what pictures show. All of them are read before anything is printed, so that a bad one is seen first."""
     console = new_console()
     saved = load_model(find_model(arguments.model), ARCHITECTURES)
+    check_classifier(saved.recipe)
     paths = [Path(name) for name in arguments.images]
     pictures = [_prepared(path, saved.recipe, arguments.as_is) for path in paths]
     for path, picture in zip(paths, pictures, strict=True):
@@ -34,6 +35,9 @@ def run(arguments: Any) -> int:
 
 
 def _prepared(path: Path, recipe: Recipe, as_is: bool) -> Picture:
+    if len(recipe.input_shape) == 3:
+        picture = prepare_colour(read_colour(path), recipe.input_shape[1:])
+        return Picture(picture.pixels.transpose(2, 0, 1), picture.steps)
     height, width = recipe.input_shape
     return prepare(read_grey(path), (height, width), ink_box(recipe.dataset), as_is=as_is)
 

@@ -48,9 +48,10 @@ def run(arguments: Any) -> int:
     saved = load_model(folder, ARCHITECTURES)
     rows = _read_rows(folder / "metrics.jsonl")
     is_text = (folder / "tokenizer.json").exists()
+    parts: dict[str, Any] = {}
     if is_text:
         parts = _text_parts(folder, saved)
-    else:
+    elif saved.recipe.architecture != "Autoencoder":
         parts = _image_parts(saved, arguments.data_dir, console.print)
     report = Report(
         title=folder.resolve().name,
@@ -183,14 +184,16 @@ def _profile(saved: SavedModel[nn.Module], is_text: bool) -> ReportTable:
     """Time a training step's kernels, with Adam, on this machine."""
     model, size = saved.model, _batch_size(saved.recipe)
     optimizer = optim.Adam(model.parameters())
-    loss_fn = nn.SoftmaxLoss()
 
     @needle.jit
     def step(inputs: Tensor, targets: Tensor) -> Tensor:
         optimizer.reset_grad()
         outputs: Any = model(inputs)
         logits = outputs[0] if isinstance(outputs, tuple) else outputs
-        loss = loss_fn(ops.reshape(logits, (-1, logits.shape[-1])), targets)
+        if saved.recipe.architecture == "Autoencoder":
+            loss = nn.BCEWithLogitsLoss()(logits, inputs)
+        else:
+            loss = nn.SoftmaxLoss()(ops.reshape(logits, (-1, logits.shape[-1])), targets)
         loss.backward()
         optimizer.step()
         return loss

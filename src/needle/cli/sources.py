@@ -1,4 +1,4 @@
-"""The data sets that the command line knows by name, as training and test sets of grey images."""
+"""The data sets that the command line knows by name, as training and test sets of images."""
 
 from __future__ import annotations
 
@@ -10,11 +10,14 @@ from typing import Any
 from numpy.typing import NDArray
 
 from needle.data import (
+    CIFAR10Dataset,
     DigitsDataset,
     FashionMNISTDataset,
+    MissingFileError,
     MNISTDataset,
     RandomCrop,
     RandomFlipHorizontal,
+    ShapesDataset,
     Transform,
     default_data_folder,
 )
@@ -23,13 +26,14 @@ from needle.errors import DataError
 __all__ = ["Source", "ink_box", "open_source"]
 
 Say = Callable[[str], object]
-Images = DigitsDataset | MNISTDataset
+Images = DigitsDataset | MNISTDataset | CIFAR10Dataset | ShapesDataset
 
 
 @dataclass(frozen=True)
 class Source:
-    """A data set that is open: its two parts, and what is done to training images to make more of them."""
+    """A data set that is open: its name, its two parts, and what is done to training images to make more of them."""
 
+    name: str
     train: Images
     test: Images
     augmentation: Sequence[Transform]
@@ -40,13 +44,20 @@ class Source:
         return self.train.class_names
 
     @property
-    def image_shape(self) -> tuple[int, int]:
-        """Height and width."""
-        height, width = self.train.images.shape[1:]
-        return height, width
+    def image_shape(self) -> tuple[int, ...]:
+        """Height and width of grey images, (3, height, width) of colour images."""
+        return tuple(self.train.images.shape[1:])
+
+    def describe(self) -> str:
+        """Return in a line how many images of which size there are."""
+        *channels, height, width = self.image_shape
+        return (
+            f"{self.name}: {len(self.train):,} training and {len(self.test):,} test images of "
+            f"{width} x {height}{' in colour' if channels else ''}, {len(self.class_names)} classes"
+        )
 
     def test_images(self) -> NDArray[Any]:
-        """Return the test images as (N, H, W), in [0, 1]."""
+        """Return the test images as (N, H, W) or (N, 3, H, W), in [0, 1]."""
         images: NDArray[Any] = self.test[:][0]
         return images.reshape(len(self.test), *self.image_shape)
 
@@ -58,7 +69,7 @@ def open_source(name: str, data_dir: str | None, say: Say) -> Source:
         DataError: files are missing and cannot be fetched, or are damaged, empty or do not fit together.
     """
     source = _OPENERS[name](data_dir, say)
-    _check(source, name)
+    _check(source, source.name)
     return source
 
 
@@ -84,15 +95,39 @@ def ink_box(name: str) -> int | None:
 def _open_digits(data_dir: str | None, say: Say) -> Source:
     if data_dir is not None:
         say("the digits come with Needle: --data-dir is not looked at")
-    return Source(DigitsDataset(train=True), DigitsDataset(train=False), [RandomCrop(1)])
+    return Source("digits", DigitsDataset(train=True), DigitsDataset(train=False), [RandomCrop(1)])
+
+
+def _open_shapes(data_dir: str | None, say: Say) -> Source:
+    if data_dir is not None:
+        say("shapes are drawn by Needle: --data-dir is not looked at")
+    return Source("shapes", ShapesDataset(train=True), ShapesDataset(train=False), [RandomCrop(2)])
+
+
+def _open_cifar(data_dir: str | None, say: Say) -> Source:
+    """Open CIFAR-10; where it is not there and cannot be fetched, something of the same format stands in for it."""
+    folder = default_data_folder() / "cifar-10" if data_dir is None else Path(data_dir)
+    try:
+        CIFAR10Dataset(folder, train=False)
+    except MissingFileError:
+        say(f"fetching CIFAR-10 (170 MB) into {folder}")
+    try:
+        train, test = (CIFAR10Dataset.download(folder, train=train) for train in (True, False))
+    except DataError as error:
+        say(f"CIFAR-10 cannot be had: {error}")
+        say("GENERATED SHAPES STAND IN FOR IT: figures say nothing about CIFAR-10")
+        return _open_shapes(None, say)
+    return Source("cifar-10", train, test, [RandomFlipHorizontal(0.5), RandomCrop(4)])
 
 
 def _open_mnist(data_dir: str | None, say: Say) -> Source:
-    return Source(*_fetched(MNISTDataset, data_dir, say), [RandomCrop(2)])
+    return Source("mnist", *_fetched(MNISTDataset, data_dir, say), [RandomCrop(2)])
 
 
 def _open_fashion(data_dir: str | None, say: Say) -> Source:
-    return Source(*_fetched(FashionMNISTDataset, data_dir, say), [RandomFlipHorizontal(0.5), RandomCrop(1)])
+    return Source(
+        "fashion-mnist", *_fetched(FashionMNISTDataset, data_dir, say), [RandomFlipHorizontal(0.5), RandomCrop(1)]
+    )
 
 
 def _fetched(kind: type[MNISTDataset], data_dir: str | None, say: Say) -> tuple[MNISTDataset, MNISTDataset]:
@@ -108,4 +143,6 @@ _OPENERS: dict[str, Callable[[str | None, Say], Source]] = {
     "digits": _open_digits,
     "mnist": _open_mnist,
     "fashion-mnist": _open_fashion,
+    "cifar-10": _open_cifar,
+    "shapes": _open_shapes,
 }

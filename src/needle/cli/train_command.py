@@ -12,7 +12,7 @@ from rich.console import Console
 
 from needle import nn
 from needle.autograd import Tensor
-from needle.cli import language_command
+from needle.cli import autoencoder_command, language_command
 from needle.cli.architectures import ARCHITECTURES
 from needle.cli.defaults import resolve
 from needle.cli.optimization import make_optimizer
@@ -20,8 +20,8 @@ from needle.cli.runs import new_run_folder, remember_latest
 from needle.cli.show import figures_table, new_console, percent
 from needle.cli.sources import Source, open_source
 from needle.cli.training import (
-    NOT_KEPT,
     callbacks,
+    recipe_options,
     remove_checkpoints,
     resumed_options,
     run_trainer,
@@ -29,7 +29,7 @@ from needle.cli.training import (
     settings,
 )
 from needle.data import DataLoader
-from needle.errors import MissingExtraError
+from needle.errors import MissingExtraError, SettingError
 from needle.train import (
     ErrorRate,
     Predictions,
@@ -48,10 +48,6 @@ from needle.train import (
 
 __all__ = ["run"]
 
-# Options that change what one sees of a run, and not what it makes.
-_SEEING = ("checkpoint_steps", "tensorboard", "layer_statistics")
-_NOT_IN_RECIPE = NOT_KEPT | {"output_dir", "text", "tokens", "seq_len", *_SEEING}
-
 
 def run(arguments: Any) -> int:
     """Train as the options say, and save the model, its figures and the pictures."""
@@ -65,6 +61,8 @@ def run(arguments: Any) -> int:
     folder = Path(options["resume"] or options["output_dir"] or new_run_folder(options["dataset"]))
     check_writable(folder)
     source = open_source(options["dataset"], options["data_dir"], console.print)
+    if options["model"] == "autoencoder":
+        return autoencoder_command.run(console, options, source, folder)
     seed_run(options["seed"])
     architecture, hyperparameters = _ARCHITECTURE_OF[options["model"]](options, source)
     model = ARCHITECTURES[architecture](**hyperparameters)
@@ -90,26 +88,34 @@ def _mlp(options: dict[str, Any], source: Source) -> tuple[str, dict[str, Any]]:
 
 
 def _convnet(options: dict[str, Any], source: Source) -> tuple[str, dict[str, Any]]:
+    if len(source.image_shape) != 2:
+        raise SettingError(f"--model convnet takes grey images, those of {source.name} are in colour: take resnet9")
     height, width = source.image_shape
     classes = len(source.class_names)
     return "ConvNet", {"height": height, "width": width, "num_classes": classes, "dropout": options["dropout"]}
+
+
+def _resnet9(_: dict[str, Any], source: Source) -> tuple[str, dict[str, Any]]:
+    if source.image_shape != (3, 32, 32) or len(source.class_names) != 10:
+        raise SettingError(
+            f"--model resnet9 takes 32 x 32 images in colour of 10 classes (cifar-10, shapes), {source.name} has "
+            f"{source.image_shape} of {len(source.class_names)}"
+        )
+    return "ResNet9", {}
 
 
 # From a name to the architecture and what it is made with.
 _ARCHITECTURE_OF: dict[str, Callable[[dict[str, Any], Source], tuple[str, dict[str, Any]]]] = {
     "mlp": _mlp,
     "convnet": _convnet,
+    "resnet9": _resnet9,
 }
 
 
 def _announce(console: Console, options: dict[str, Any], source: Source, model: nn.Module) -> None:
-    height, width = source.image_shape
     count = sum(parameter.size for parameter in model.parameters())
-    console.print(
-        f"{options['dataset']}: {len(source.train):,} training and {len(source.test):,} test images of "
-        f"{width} x {height}, {len(source.class_names)} classes"
-    )
-    name = type(model).__name__
+    console.print(source.describe())
+    name = type(model).__name__ if options["model"] != "resnet9" else "ResNet9"
     if options["model"] == "mlp":
         name += f": {options['num_blocks']} blocks, {options['hidden_dim']} wide, {options['norm']} norm"
     console.print(f"{name}, {count:,} parameters; {options['optimizer']}, seed {options['seed']}")
@@ -167,8 +173,8 @@ def _recipe(
         hyperparameters=hyperparameters,
         input_shape=source.image_shape,
         class_names=source.class_names,
-        dataset=options["dataset"],
-        options={name: value for name, value in sorted(options.items()) if name not in _NOT_IN_RECIPE},
+        dataset=source.name,
+        options=recipe_options(options),
         seed=options["seed"],
         results={name: last[name] for name in measured},
     )

@@ -29,6 +29,7 @@ from needle.train import (
 __all__ = [
     "NOT_KEPT",
     "callbacks",
+    "recipe_options",
     "remove_checkpoints",
     "resumed_options",
     "run_trainer",
@@ -38,6 +39,8 @@ __all__ = [
 
 # Options that say how the command runs, not what it makes.
 NOT_KEPT = {"run", "parser", "debug", "data_dir", "workers", "resume"}
+# Options that change what one sees of a run, and not what it makes.
+_SEEING = {"checkpoint_steps", "tensorboard", "layer_statistics"}
 
 
 def seed_run(seed: int) -> None:
@@ -101,6 +104,12 @@ def resumed_options(given: Mapping[str, Any]) -> dict[str, Any]:
         raise CheckpointError(f"the checkpoints in {given['resume']} are not those of `needle train`")
     own = {name: given[name] for name in ("data_dir", "workers", "resume")}
     return {**given, **saved["options"], **own}
+
+
+def recipe_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return those options that say how the model was made."""
+    left_out = {*NOT_KEPT, *_SEEING, "output_dir", "text", "tokens", "seq_len"}
+    return {name: value for name, value in sorted(options.items()) if name not in left_out}
 
 
 def remove_checkpoints(folder: Path) -> None:

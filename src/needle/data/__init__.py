@@ -23,6 +23,7 @@ from needle.data.sampler import (
     SubsetSampler,
     WeightedSampler,
 )
+from needle.data.shapes import ShapesDataset
 from needle.data.text import text_chunks, text_lines, tiny_shakespeare
 from needle.data.tokenizer import (
     ByteTokenizer,
@@ -73,6 +74,7 @@ __all__ = [
     "RandomTranslation",
     "Sampler",
     "SequentialSampler",
+    "ShapesDataset",
     "Subset",
     "SubsetSampler",
     "TokenDataset",

@@ -18,7 +18,7 @@ from needle.data.pickled_batch import read_pickled_dict
 from needle.data.remote import download, find_data_folder
 from needle.errors import DataError
 
-__all__ = ["CIFAR10Dataset"]
+__all__ = ["CIFAR10Dataset", "ChannelsFirstImages"]
 
 _SHAPE = (3, 32, 32)
 _BYTES = math.prod(_SHAPE)
@@ -27,7 +27,20 @@ _URL = "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz"
 _MD5 = "c58f30108f718f92721af3b95e74349a"
 
 
-class CIFAR10Dataset(ImageDataset):
+class ChannelsFirstImages(ImageDataset):
+    """Labelled images (n, C, H, W); a subclass says what they are."""
+
+    def _unchanged(self, images: NDArray[Any]) -> NDArray[Any]:
+        return images
+
+    def _to_hwc(self, image: NDArray[Any]) -> NDArray[Any]:
+        return image.transpose(1, 2, 0)
+
+    def _from_hwc(self, image: NDArray[Any]) -> NDArray[Any]:
+        return np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1))
+
+
+class CIFAR10Dataset(ChannelsFirstImages):
     """Colour photographs of airplanes, cars, birds and the like.
 
     An item is the tuple (image, label): float32 (3, 32, 32) in [0, 1] and a whole number. A slice or an index array
@@ -113,15 +126,6 @@ class CIFAR10Dataset(ImageDataset):
     @y.setter
     def y(self, labels: NDArray[Any]) -> None:
         self.labels = np.asarray(labels)
-
-    def _unchanged(self, images: NDArray[Any]) -> NDArray[Any]:
-        return images
-
-    def _to_hwc(self, image: NDArray[Any]) -> NDArray[Any]:
-        return image.transpose(1, 2, 0)
-
-    def _from_hwc(self, image: NDArray[Any]) -> NDArray[Any]:
-        return np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1))
 
 
 def _find(folder: Path, names: Sequence[str]) -> list[Path]:

@@ -17,6 +17,7 @@ from needle.train.callbacks import (
 from needle.train.checkpoint import Checkpoint, list_checkpoints, load_checkpoint, peek_checkpoint, save_checkpoint
 from needle.train.comparison import compare_curves, default_metrics, known_metrics
 from needle.train.files import check_writable, write_file
+from needle.train.image_grid import image_grid_png
 from needle.train.interruption import TrainingInterrupted, deferred_interrupt
 from needle.train.language import LanguageTrainer, SequentialReader, text_loader
 from needle.train.learning_rate import LearningRateSearch, find_learning_rate
@@ -94,6 +95,7 @@ __all__ = [
     "find_learning_rate",
     "fit",
     "flat",
+    "image_grid_png",
     "known_metrics",
     "list_checkpoints",
     "load_checkpoint",

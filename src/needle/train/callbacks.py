@@ -17,6 +17,7 @@ from needle.autograd import no_grad
 from needle.errors import MissingExtraError, SettingError
 from needle.nn.module import evaluating
 from needle.train.files import write_file
+from needle.train.image_grid import image_grid_png, load_pillow
 from needle.train.names import nearest
 from needle.train.running import Row, metrics_jsonl
 
@@ -283,7 +284,7 @@ class SampleImages(Callback):
         if every_epochs < 1 or columns < 1:
             raise SettingError("SampleImages: every_epochs and columns are 1 or more")
         self.folder, self.draw, self.every_epochs, self.columns = Path(folder), draw, every_epochs, columns
-        self._as_png = _png_encoder()
+        load_pillow()
 
     def on_epoch_end(self, trainer: Trainer, row: Row) -> None:
         """Draw, if it is time."""
@@ -292,36 +293,7 @@ class SampleImages(Callback):
         with evaluating(trainer.model), no_grad():
             images = np.asarray(self.draw(trainer.model), dtype=np.float64)
         self.folder.mkdir(parents=True, exist_ok=True)
-        write_file(self.folder / f"samples-{row['epoch']:04d}.png", self._as_png(_tiled(images, self.columns)))
-
-
-def _tiled(images: NDArray[Any], columns: int) -> NDArray[np.uint8]:
-    """Lay pictures out in rows, with a line of grey between them."""
-    if images.ndim == 3:
-        images = images[..., None]
-    n, height, width, channels = images.shape
-    rows = math.ceil(n / columns)
-    sheet = np.full((rows * (height + 1) - 1, min(n, columns) * (width + 1) - 1, channels), 0.5)
-    for index, image in enumerate(images):
-        top, left = index // columns * (height + 1), index % columns * (width + 1)
-        sheet[top : top + height, left : left + width] = image
-    tiles = np.round(255 * np.clip(np.nan_to_num(sheet), 0, 1)).astype(np.uint8)
-    return tiles[..., 0] if channels == 1 else tiles
-
-
-def _png_encoder() -> Callable[[NDArray[np.uint8]], bytes]:
-    try:
-        from PIL import Image  # noqa: PLC0415  an extra
-    except ImportError:
-        raise MissingExtraError("pillow", "image", "drawing sample images") from None
-    import io  # noqa: PLC0415
-
-    def encode(pixels: NDArray[np.uint8]) -> bytes:
-        buffer = io.BytesIO()
-        Image.fromarray(pixels).save(buffer, format="PNG")
-        return buffer.getvalue()
-
-    return encode
+        write_file(self.folder / f"samples-{row['epoch']:04d}.png", image_grid_png(images, self.columns))
 
 
 class LayerStatistics(Callback):

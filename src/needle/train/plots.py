@@ -77,15 +77,13 @@ def curves_svg(rows: Sequence[Row], title: str = "") -> str:
 
 def _curves(rows: Sequence[Row], title: str) -> Figure:
     """Draw the loss, and beside it the error of a classifier where there is one."""
-    other = next(
-        (name.removesuffix("_loss") for name in rows[0] if name.endswith("_loss") and name[:6] != "train_"), ""
-    )
+    others = [name.removesuffix("_loss") for name in rows[0] if name.endswith("_loss") and name != "train_loss"]
     kinds = [kind for kind in ("loss", "error") if f"train_{kind}" in rows[0]]
     figure = new_figure(4.5 * len(kinds), 3.6)
     epochs = [row["epoch"] for row in rows]
     for axes, kind in zip(figure.subplots(1, len(kinds), squeeze=False)[0], kinds, strict=True):
         scale, label, name = _UNITS[kind]
-        curves = {part: [scale * row[f"{part}_{kind}"] for row in rows] for part in ("train", other) if part}
+        curves = {part: [scale * row[f"{part}_{kind}"] for row in rows] for part in ("train", *others[:1])}
         _draw_curves(axes, epochs, curves, label)
         axes.set_title(name, **title_style())
     if title:
@@ -174,7 +172,7 @@ def worst_png(
     """Draw the images that the model is most wrong about, each with what it is and what it was taken for.
 
     Shapes:
-        images: (N, H, W), in the order of `predictions`.
+        images: (N, H, W), or (N, 3, H, W) in colour; in the order of `predictions`.
 
     Raises:
         MissingExtraError: matplotlib is not installed.
@@ -194,9 +192,13 @@ def worst_png(
 def _draw_image(
     axes: Axes, image: NDArray[Any], predictions: Predictions, index: int, class_names: Sequence[str]
 ) -> None:
-    """Draw one image in ink on white, under what it is and, in colour where that is wrong, what it was taken for."""
+    """Draw an image (grey ones in ink on white) under what it is and, in red where wrong, what it was taken for."""
     label, guess = int(predictions.labels[index]), int(predictions.classes[index])
-    axes.imshow(np.asarray(image, dtype=float), cmap="gray_r", interpolation="nearest", vmin=0.0)
+    shown = np.asarray(image, dtype=float)
+    if shown.ndim == 3:
+        axes.imshow(np.clip(shown.transpose(1, 2, 0), 0, 1), interpolation="nearest")
+    else:
+        axes.imshow(shown, cmap="gray_r", interpolation="nearest", vmin=0.0)
     lines = (
         (1.15, class_names[label], INK),
         (

@@ -55,7 +55,7 @@ class Report:
         sample: a text that the model has written.
         class_names: what each class stands for.
         predictions: what the model says of the test images.
-        images: those images, (N, H, W), in [0, 1].
+        images: those images, (N, H, W) or in colour (N, 3, H, W), in [0, 1].
         image_count: how many of the worst are shown.
     """
 
@@ -150,12 +150,14 @@ def _images(report: Report) -> list[dict[str, Any]]:
 
 
 def _png(image: NDArray[Any]) -> str:
-    """Return an image as PNG in base64, ink on white."""
+    """Return an image as PNG in base64, a grey one in ink on white."""
     try:
         from PIL import Image  # noqa: PLC0415  comes with matplotlib
     except ImportError:
         raise MissingExtraError("pillow", "report", "writing a report") from None
     buffer = io.BytesIO()
-    pixels = np.round(255 * (1 - np.clip(np.asarray(image, dtype=np.float64), 0, 1))).astype(np.uint8)
+    values = np.clip(np.asarray(image, dtype=np.float64), 0, 1)
+    shown = values.transpose(1, 2, 0) if values.ndim == 3 else 1 - values
+    pixels = np.round(255 * shown).astype(np.uint8)
     Image.fromarray(pixels).save(buffer, format="PNG", optimize=True)
     return base64.b64encode(buffer.getvalue()).decode("ascii")
