@@ -112,9 +112,9 @@ def test_a_long_compiled_loop_shares_its_functions():
             return last
 
         text = ndl.jit(run).lower(tensor(length, 4, 8, dtype="float32")).show("llvm")
-        return sum(line.startswith("define") and "@round" not in line for line in text.splitlines())
+        return sum(line.startswith("define") for line in text.splitlines())
 
-    assert functions(40) == functions(20)
+    assert functions(40) == functions(20)  # what grows is tables
 
 
 @pytest.mark.parametrize(

@@ -5,8 +5,10 @@ from dataclasses import replace
 import numpy as np
 
 from needle.compiler.alike import Renderings, form_of
+from needle.compiler.ir import Function
 from needle.compiler.loops import Buffer, Call, Kernel, Load, Number, Place, Store
 from needle.compiler.render import RenderedKernel
+from needle.compiler.sharing import share_packed
 
 FLOAT = np.dtype(np.float32)
 HERE = Place(0, (1,))
@@ -84,3 +86,37 @@ def test_what_functions_keep_between_them_is_not_shared_by_steps():
     for step, (pack, work), between in zip(steps, phases, packed, strict=True):
         assert pack.buffers == (between, step.stages[0].value.arguments[0].buffer)
         assert work.buffers == (step.stages[0].buffer, between)
+
+
+def test_an_operand_that_many_steps_pack_is_packed_once():
+    weights, one, other, out = (a_buffer(name) for name in ("w", "x", "y", "out"))
+    pack, work = Function("pack", ["ptr %p", "ptr %s"]), Function("work", ["ptr %o", "ptr %p", "ptr %x"])
+
+    def step(source, begin=0):
+        packed = a_buffer("packed")
+        begins = {source: begin}
+        return [
+            RenderedKernel(pack, (packed, source), 1, False, 1, begins),
+            RenderedKernel(work, (out, packed, one), 1, False, 1),
+        ]
+
+    phases = [*step(weights), *step(weights), *step(other), *step(weights, begin=4), *step(weights)]
+    found = share_packed(phases, {weights, one, other, out})
+    packs = [phase for phase in found if phase.function is pack]
+    works = [phase for phase in found if phase.function is work]
+    assert [(phase.buffers[1].name, phase.begins[phase.buffers[1]]) for phase in packs] == [
+        ("w", 0),
+        ("y", 0),
+        ("w", 4),
+    ]
+    assert [packs.index(next(p for p in packs if p.buffers[0] is one.buffers[1])) for one in works] == [0, 0, 1, 2, 0]
+
+
+def test_what_several_phases_write_is_not_shared():
+    source, out = a_buffer("x"), a_buffer("out")
+    fill = Function("fill", ["ptr %p", "ptr %s"])
+    twice = a_buffer("own")
+    phases = [RenderedKernel(fill, (twice, source), 1, False, 1)] * 2 + [
+        RenderedKernel(fill, (out, source), 1, False, 1)
+    ] * 2
+    assert len(share_packed(phases, {source, out})) == 4
