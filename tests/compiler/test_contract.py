@@ -138,7 +138,7 @@ def with_product(rest: Callable[..., Any]) -> Callable[..., Any]:
 @pytest.fixture(params=[20, 700], ids=["whole sums", "cut sums"])
 def inner(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
     """The length of the sums: of the long ones the epilogue has to wait for the last part."""
-    monkeypatch.setattr(tiling_module, "_depth", lambda product, host: 300)
+    monkeypatch.setattr(tiling_module, "_depth", lambda product, vectors, host: 300)
     return request.param
 
 

@@ -22,8 +22,9 @@ _LATENCY, _PORTS, _LOADS = 4, 2, 1.6
 _TILE_OVERHEAD = 30
 # Caches find a line by the low bits of its address: rows that lie a multiple of this apart push each other out.
 _ALIAS_BYTES = 1024
-# An operand that is read fewer times than this is read where it lies.
-_FEW_TILES, _FEW_ROWS = 3, 8
+# An operand that is read fewer times than this is read where it lies: columns of the left one, which are asked for
+# ahead, by so many panels; rows of the right one by so many tiles.
+_FEW_TILES, _FEW_ROWS = 24, 8
 # Sums are not cut shorter than this, and blocks not made wider: columns of the result.
 _SHORTEST_CUT, _WIDEST_BLOCK = 256, 1024
 # Cycles that a tile waits for each vector of the right operand, which comes from the second cache.
@@ -194,7 +195,7 @@ def choose_tiling(step: Contraction, host: Host) -> tuple[Product, Tiling]:
         choices.append((_cycles(*tile, product.inner) * math.prod(product.batch), product, tile))
     _, product, (rows, vectors) = min(choices, key=lambda choice: choice[0])
     lanes = host.vector_bytes // product.item_bytes
-    cuts = min(-(-product.inner // _depth(product, host)), product.sums[0])
+    cuts = min(-(-product.inner // _depth(product, vectors, host)), product.sums[0])
     inner = Split(product.sums[0], cuts)
     block = _block(rows, vectors, host.vector_bytes, inner.largest * math.prod(product.sums[1:]), host)
     pack_a = _is_worth_packing_a(product, vectors, host)
@@ -230,8 +231,16 @@ def _sizes(split: Split) -> list[tuple[int, int]]:
     return [(size, count) for size, count in pairs if count and size]
 
 
-def _depth(product: Product, host: Host) -> int:
-    """Return how long a sum may be before the rows of the right operand that it takes leave the second cache."""
+def _depth(product: Product, vectors: Split, host: Host) -> int:
+    """Return how long a sum may be before what it takes leaves the second cache.
+
+    Where the whole left operand stays there, it is enough that a few panels of the right one do beside it: all rows'
+    tiles read a panel before the next one's turn. Otherwise its rows have to.
+    """
+    left_bytes = product.rows * product.inner * product.item_bytes
+    panel_bytes = vectors.largest * host.vector_bytes * product.inner
+    if left_bytes <= host.second_cache_bytes // 2 and panel_bytes <= host.second_cache_bytes // 8:
+        return product.inner
     row_bytes = min(product.columns, _WIDEST_BLOCK) * product.item_bytes
     return max(_SHORTEST_CUT, host.second_cache_bytes // 2 // row_bytes)
 
