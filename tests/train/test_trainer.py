@@ -361,7 +361,7 @@ def make_run(folder, settings, shuffled=True, stop=None):
     generator = np.random.default_rng(1)
     images, labels = generator.random((23, 6)).astype(np.float32), generator.integers(0, 4, 23)
     loader = DataLoader(NDArrayDataset(images, labels), 5, shuffle=True) if shuffled else as_batches(images, labels, 5)
-    early = EarlyStopping(100, "train_loss")
+    early = EarlyStopping(100, "train_loss", min_delta=0.05)
     callbacks = [MetricsLog(folder / "metrics.jsonl"), Checkpoints(folder), early, *([StopAt(stop)] if stop else [])]
     trainer = make_trainer(model, optimizer, metrics=[Accuracy()], callbacks=callbacks, **settings)
     return trainer, loader
@@ -370,7 +370,8 @@ def make_run(folder, settings, shuffled=True, stop=None):
 def outcome(trainer, loader):
     rows = trainer.fit(loader, {"valid": loader} if isinstance(loader, list) else None, epochs=3)
     state = {**trainer.model.state_dict(), **(trainer.average.state_dict() if trainer.average else {})}
-    return untimed(rows), {name: value.tobytes() for name, value in state.items()}
+    callbacks = [callback.state_dict() for callback in trainer.callbacks if callback.state_dict()]
+    return untimed(rows), {name: value.tobytes() for name, value in state.items()}, callbacks
 
 
 RUNS = {
@@ -411,6 +412,19 @@ def test_a_run_of_another_kind_is_refused_and_nothing_is_changed(tmp_path):
             other.load(tmp_path, loader)
         assert all((other.model.state_dict()[name] == value).all() for name, value in before.items())
         assert (other.epoch, other.optimizer.t) == (0, 0)
+
+
+def test_callbacks_get_their_state_back_whatever_stands_beside_them(data, tmp_path):
+    batches = as_batches(*data, 4)
+    stops = [EarlyStopping(5, "train_loss"), EarlyStopping(7, "train_loss")]
+    trainer = make_trainer(nn.Linear(6, 4), callbacks=[Checkpoints(tmp_path, best="train_loss"), *stops])
+    trainer.fit(batches, epochs=2)
+    again = [EarlyStopping(5, "train_loss"), Checkpoints(tmp_path, best="train_loss"), EarlyStopping(7, "train_loss")]
+    new = EarlyStopping(9)
+    resumed = make_trainer(nn.Linear(6, 4), callbacks=[MetricsLog(tmp_path / "log.jsonl"), *again, new])
+    resumed.load(tmp_path, batches)
+    assert [again[0].best, again[1].best_value, again[2].best] == [stops[0].best] * 3
+    assert new.best is None
 
 
 def test_a_second_interrupt_stops_at_once(data):

@@ -8,7 +8,7 @@ import os
 import secrets
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,6 +44,9 @@ class Callback:
         ...     def on_epoch_end(self, trainer, row):
         ...         trainer.should_stop = row["valid_accuracy"] > 0.99
     """
+
+    # Whether it saves the run: then it is told after all others, whose state is saved with it.
+    saves_run: ClassVar[bool] = False
 
     def on_fit_start(self, trainer: Trainer) -> None:
         """Called when `fit` begins."""
@@ -143,6 +146,8 @@ class Checkpoints(Callback):
     State:
         best_value: the best figure so far.
     """
+
+    saves_run = True
 
     def __init__(
         self,

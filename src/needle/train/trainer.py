@@ -56,7 +56,7 @@ class Trainer:
         average_decay: keep an exponential moving average of the weights with this decay, and evaluate and predict with
             it; None for none. It is `trainer.average`.
         compiled: whether steps are compiled with `ndl.jit`. A model or loss that cannot be traced needs False.
-        callbacks: told of steps and epochs, in this order. See `Callback`.
+        callbacks: told of steps and epochs, in this order, those that save the run last. See `Callback`.
         progress: show a bar on a terminal and a line of figures after each epoch. False for silence.
 
     Attributes:
@@ -114,6 +114,7 @@ class Trainer:
         self.precision = Precision(precision)
         self.average = None if average_decay is None else ExponentialMovingAverage(model, average_decay)
         self.callbacks: list[Callback] = [*([Progress()] if progress else []), *callbacks]
+        self.callbacks.sort(key=lambda callback: callback.saves_run)
         self.step = TrainingStep(
             self.forward,
             loss_fn,
@@ -352,7 +353,7 @@ class Trainer:
             "running": self.running.state_dict(),
             "has_passed": self._has_passed,
             "scaler": None if scaler is None else scaler.state_dict(),
-            "callbacks": [callback.state_dict() for callback in self.callbacks if callback.state_dict()],
+            "callbacks": [[type(one).__name__, one.state_dict()] for one in self.callbacks if one.state_dict()],
         }
         return save_checkpoint(
             folder,
@@ -389,9 +390,12 @@ class Trainer:
             self.precision.scaler.load_state_dict(state["scaler"])
         self.epoch, self.rows, self._has_passed = state["epoch"], list(state["rows"]), state["has_passed"]
         self.running.load_state_dict(state["running"])
-        own = [callback for callback in self.callbacks if callback.state_dict()]
-        for callback, saved in zip(own, state["callbacks"], strict=False):
-            callback.load_state_dict(saved)
+        saved = [(kind, content) for kind, content in state["callbacks"]]
+        for callback in self.callbacks:
+            # The first of its kind that is left: other callbacks may have come or gone since.
+            place = next((i for i, (kind, _) in enumerate(saved) if kind == type(callback).__name__), None)
+            if place is not None:
+                callback.load_state_dict(saved.pop(place)[1])
         self.train_batches = train_batches
         loader = self._loader(train_batches)
         if loader is not None and self.running.batches and loader.state_dict()["order"] is None:
