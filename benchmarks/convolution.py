@@ -12,8 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import statistics
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,6 +19,7 @@ from pathlib import Path
 import numpy as np
 
 import needle as ndl
+from comparison import median_seconds
 
 # Batch, side, input channels, kernel, output channels, stride, groups.
 SHAPES = [
@@ -32,6 +31,8 @@ SHAPES = [
     (64, 16, 128, 1, 128, 1, 1),
     (64, 16, 128, 3, 128, 1, 128),
 ]
+# Until the threads of the one before have stopped spinning, in seconds.
+PAUSE = 0.05
 PASSES = ("forward", "image's gradient", "weight's gradient")
 
 
@@ -74,8 +75,8 @@ def measure(shape: tuple[int, ...], rounds: int) -> list[Result]:
     name = f"{kernel}x{kernel}, {channels} → {features} at {side}², stride {stride}, batch {batch}{depthwise}"
     found = []
     for number, computed in enumerate(PASSES):
-        contestants = [calls[number] for calls in (own, peers) if calls]
-        times = medians(contestants, rounds)
+        contestants = {who: calls[number] for who, calls in (("Needle", own), ("PyTorch", peers)) if calls}
+        times = list(median_seconds(contestants, rounds, pause=PAUSE).values())
         rates = [operations / seconds / 1e9 for seconds in times]
         peer, ratio = (rates[1], times[0] / times[1]) if len(times) > 1 else (None, None)
         found.append(Result(name, computed, rates[0], peer, ratio))
@@ -110,20 +111,6 @@ def torch_calls(arrays: Sequence[np.ndarray], stride: int, padding: int, groups:
         return torch.nn.functional.conv2d(a, b, None, stride, padding, 1, groups)
 
     return [forward, lambda: backward(True, False), lambda: backward(False, True)]
-
-
-def medians(contestants: list[Callable[[], object]], rounds: int) -> list[float]:
-    """Return each contestant's median time of a call, the rounds of all alternating."""
-    times: list[list[float]] = [[] for _ in contestants]
-    for call in contestants:
-        call()
-    for _ in range(rounds):
-        for own, call in zip(times, contestants, strict=True):
-            call()
-            start = time.perf_counter()
-            call()
-            own.append(time.perf_counter() - start)
-    return [statistics.median(own) for own in times]
 
 
 def as_markdown(results: list[Result]) -> str:

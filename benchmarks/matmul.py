@@ -35,8 +35,9 @@ LAYOUTS = ("nn", "nt", "tn", "tt")
 SQUARE = [(n, n, n) for n in (256, 512, 1024, 2048)]
 SMALL_STEP = [(100, 784, 100), (100, 100, 50), (100, 50, 100), (100, 100, 10)]
 LARGE_STEP = [(250, 784, 500), (250, 500, 250), (250, 250, 500), (250, 500, 10)]
-# How long one measurement of one contestant takes, in seconds.
-LONG_ENOUGH = 0.004
+# How long one measurement of one contestant takes, and the pause before it, in seconds. After their work the threads of
+# NumPy's library spin for about 20 ms, and those of PyTorch for a few: on the processors that the next one needs.
+LONG_ENOUGH, PAUSE = 0.01, 0.05
 PEAK = """
 define void @peak(i64 %count, {scalar} %one, ptr %out) {attributes} {{
 entry:
@@ -207,6 +208,8 @@ def measure(size: tuple[int, int, int], layout: str, threads: int, settings: arg
     for _ in range(settings.rounds):
         limits.append(peak.flops_per_second(threads))
         for name, run in runs.items():
+            time.sleep(PAUSE)
+            run(3)  # wakes its own threads
             seconds[name].append(seconds_each(run, counts[name]))
     set_num_threads(None)
     taken = {name: typical(times) for name, times in seconds.items()}
@@ -249,7 +252,7 @@ def main() -> None:
     parser.add_argument("--group", choices=["square", "small", "large"], action="append")
     parser.add_argument("--threads", type=int, action="append")
     parser.add_argument("--dtype", default="float32", choices=["float32", "float64"])
-    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--without-peers", action="store_true")
     parser.add_argument("--best", action="store_true", help="the best round, not the median: for a busy machine")
     parser.add_argument("--layout", choices=LAYOUTS, action="append")

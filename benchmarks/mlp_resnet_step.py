@@ -1,6 +1,6 @@
 """One training step of the MLPResNet: Needle, eager and compiled, against PyTorch and JAX in the same run.
 
-    python benchmarks/mlp_resnet_step.py [--hidden 100 --batch 100] [--rounds 20] [--steps 20] [--output FOLDER]
+    python benchmarks/mlp_resnet_step.py [--hidden 100 --batch 100] [--rounds 12] [--output FOLDER]
 
 784 inputs, 3 blocks, 10 classes, Adam with L2 decay, dropout 0.1, batch normalisation, float32; with --large width 500
 and batch 250. Rounds of all contestants alternate, and medians are shown. PyTorch runs eagerly and with torch.compile
@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import statistics
 import time
 from collections.abc import Callable, Iterator
 from itertools import cycle
@@ -22,6 +21,7 @@ from typing import Any
 import numpy as np
 
 import needle as ndl
+from comparison import median_seconds
 from needle import nn, optim
 from needle.models import MLPResNet
 
@@ -181,25 +181,8 @@ def contestants(images: np.ndarray, labels: np.ndarray, hidden: int) -> Iterator
         print("JAX is not installed and left out")
 
 
-def measure(steps: dict[str, Step], rounds: int, count: int) -> dict[str, list[float]]:
-    """Return each one's seconds a step in every round; the rounds alternate, each begins with three steps not timed."""
-    seconds: dict[str, list[float]] = {name: [] for name in steps}
-    for number in range(rounds + 3):
-        for name, step in steps.items():
-            time.sleep(0.25)  # until the threads of the one before have stopped spinning
-            for _ in range(3):
-                step()
-            start = time.perf_counter()
-            for _ in range(count):
-                step()
-            if number >= 3:  # the first rounds warm up
-                seconds[name].append((time.perf_counter() - start) / count)
-    return seconds
-
-
-def table(seconds: dict[str, list[float]], first: dict[str, float]) -> list[tuple[str, float, float, float]]:
+def table(medians: dict[str, float], first: dict[str, float]) -> list[tuple[str, float, float, float]]:
     """Return name, median milliseconds, the ratio to the best peer's, and the seconds of the first call."""
-    medians = {name: statistics.median(times) for name, times in seconds.items()}
     peers = [name for name in medians if not name.startswith("Needle")]
     best = medians[min(peers, key=medians.__getitem__, default=next(iter(medians)))]
     return [(name, median * 1e3, median / best, first[name]) for name, median in medians.items()]
@@ -210,8 +193,8 @@ def main() -> None:
     parser.add_argument("--large", action="store_true", help="width 500 and batch 250")
     parser.add_argument("--hidden", type=int)
     parser.add_argument("--batch", type=int)
-    parser.add_argument("--rounds", type=int, default=20)
-    parser.add_argument("--steps", type=int, default=20, help="steps a round")
+    parser.add_argument("--rounds", type=int, default=12)
+    parser.add_argument("--seconds", type=float, default=0.3, help="how long a round of one contestant takes")
     parser.add_argument("--output", type=Path, help="folder for the table as Markdown and JSON")
     options = parser.parse_args()
     hidden = options.hidden or (500 if options.large else 100)
@@ -225,7 +208,8 @@ def main() -> None:
         start = time.perf_counter()
         step()
         steps[name], first[name] = step, time.perf_counter() - start
-    rows = table(measure(steps, options.rounds, options.steps), first)
+    # The pause: until the threads of the one before have stopped spinning.
+    rows = table(median_seconds(steps, options.rounds, options.seconds, pause=0.25), first)
     lines = [f"| width {hidden}, batch {batch} | ms a step | ratio | first call, s |", "| --- | ---: | ---: | ---: |"]
     lines += [f"| {name} | {ms:.2f} | {ratio:.2f} | {seconds:.2f} |" for name, ms, ratio, seconds in rows]
     print("\n".join(lines))
