@@ -83,14 +83,13 @@ class Attention(nn.Module):
     def __init__(self, width: int, heads: int) -> None:
         self.inputs = nn.Linear(width, 3 * width)
         self.output = nn.Linear(width, width)
-        self.attention = nn.MultiHeadAttention(causal=True)
         self.heads = heads
 
     def forward(self, x: ndl.Tensor) -> ndl.Tensor:
         batch, length, width = x.shape
         parts = self.inputs(x).reshape((batch, length, 3, self.heads, width // self.heads))
         parts = ndl.permute(parts, (2, 0, 3, 1, 4))  # (3, B, H, T, D)
-        y, _ = self.attention(parts[0], parts[1], parts[2])
+        y = ndl.scaled_dot_product_attention(parts[0], parts[1], parts[2], causal=True)
         return self.output(ndl.permute(y, (0, 2, 1, 3)).reshape((batch, length, width)))
 
 

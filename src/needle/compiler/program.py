@@ -21,6 +21,7 @@ from needle.compiler.loops import Kernel
 from needle.compiler.math import math_functions
 from needle.compiler.memory import Arena, plan_memory
 from needle.compiler.native import MODULE_BREAK
+from needle.compiler.postpone import postpone
 from needle.compiler.rebase import rebase
 from needle.compiler.render import RenderedKernel, render_kernel
 from needle.compiler.round_code import RoundCode, render_rounds
@@ -64,8 +65,8 @@ def render_program(program: Program, host: Host) -> Module:
         *(buffer for buffer, _ in program.constants),
         *(buffer for buffer, _ in program.outputs),
     ]
-    rounds = make_rounds(phases)
     known = set(outside)
+    rounds = postpone(make_rounds(phases), known)
     own = [
         [buffer for turn in turns for buffer in turn.phase.buffers if buffer not in known]
         for round_turns in rounds
