@@ -242,3 +242,34 @@ def test_labels_out_of_range_are_one_error_and_change_nothing():
     assert optimizer.t == t
     for name, array in model.state_dict().items():
         np.testing.assert_array_equal(array, before[name])
+
+
+def test_labels_in_another_shape_are_checked_before_the_step_which_overwrites_its_state():
+    np.random.seed(0)
+    model = nn.Sequential(nn.Embedding(7, 4), nn.Linear(4, 5))
+    optimizer = optim.Adam(model.parameters(), lr=0.1)
+    loss_fn = nn.SoftmaxLoss()
+
+    @ndl.jit
+    def step(x, y):
+        optimizer.reset_grad()
+        loss = loss_fn(model(x).reshape((-1, 5)), y.transpose().reshape((-1,)))
+        loss.backward()
+        optimizer.step()
+        return loss
+
+    x, y = (ndl.Tensor(np.arange(6).reshape(2, 3) % 5, requires_grad=False) for _ in range(2))
+    step(x, y)
+    weight = model.modules[0].weight
+    place = weight.cached_data.ctypes.data
+    step(x, y)
+    assert weight.cached_data.ctypes.data == place
+    before = weight.cached_data.copy()
+    wrong = ndl.Tensor(np.array([[0, 1, 2], [3, 5, 4]]), requires_grad=False)
+    for call in (lambda: step(x, wrong), lambda: step(ndl.Tensor(np.full((2, 3), 7), requires_grad=False), y)):
+        with pytest.raises(ndl.errors.DataError, match=r"whole numbers from 0 to [46], got [57] at position"):
+            call()
+        assert optimizer.t == 2
+        np.testing.assert_array_equal(weight.cached_data, before)
+    step(x, y)
+    assert optimizer.t == 3

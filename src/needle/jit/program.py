@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 from needle import autograd, tracing
 from needle.autograd import Tensor, Value
 from needle.compiler import Graph, Node, TracedArray
+from needle.compiler.primitives import PRIMITIVES
 from needle.device import random
 from needle.errors import GradientError, TraceError
 from needle.jit.arguments import map_leaves
@@ -132,10 +134,13 @@ class CompiledCall:
     def _collect_checks(self, outputs: list[Node]) -> bool:
         """Sort the checks into those of inputs, made before the run, and those of results, made after."""
         number_of = {node: number for number, (node, _) in enumerate(self.recorder.inputs)}
-        self.early = [(number_of[c.node], c.check) for c in self.recorder.checks if c.node in number_of]
+        self.early = []
         self.late = []
         for check in self.recorder.checks:
-            if check.node not in number_of:
+            source, moves = _moved_from(check.node)
+            if source in number_of:
+                self.early.append((number_of[source], partial(_check_moved, check.check, moves)))
+            else:
                 self.late.append((len(outputs), check.check))
                 outputs.append(check.node)
         return bool(self.late)
@@ -455,6 +460,25 @@ def find_tensor(place: Place, leaves: Sequence[Any]) -> Any:
         return leaves[place.number]
     of = find_tensor(place.of, leaves)  # type: ignore[union-attr]
     return None if of is None else of.grad
+
+
+# What only moves elements, or gives them another type: quickly done in NumPy, for a check before the program runs.
+_MOVES = frozenset({"cast", "flip", "permute", "reshape", "slice"})
+
+
+def _moved_from(node: Node) -> tuple[Node, list[Node]]:
+    """Return the node whose elements a node has, and what moves them, in order."""
+    moves: list[Node] = []
+    while node.primitive in _MOVES:
+        moves.insert(0, node)
+        (node,) = node.inputs
+    return node, moves
+
+
+def _check_moved(check: Callable[[NDArray[Any]], None], moves: Sequence[Node], array: NDArray[Any]) -> None:
+    for node in moves:
+        array = PRIMITIVES[node.primitive].evaluate(array, **node.params)
+    check(array)
 
 
 def _node(data: Any) -> Node:
