@@ -12,6 +12,7 @@ from needle.compiler.cache import cached_object
 from needle.compiler.graph import Graph
 from needle.compiler.host import host
 from needle.compiler.in_place import overwrite_inputs
+from needle.compiler.inner_buffers import keep_inside
 from needle.compiler.layout import sink_permutations
 from needle.compiler.narrow import narrow_products
 from needle.compiler.native import compile_modules, load_modules
@@ -19,6 +20,7 @@ from needle.compiler.program import Module, render_program
 from needle.compiler.runtime import run_program
 from needle.compiler.schedule import schedule
 from needle.compiler.simplify import simplify
+from needle.compiler.whole_sums import reduce_rows_first
 
 __all__ = ["Executable", "Memory", "address_of", "compile_graph"]
 
@@ -41,8 +43,10 @@ class Executable:
         self.simplified = simplify(sink_permutations(simplify(graph)))
         if host().has_tiles:
             self.simplified = simplify(narrow_products(self.simplified))
+        self.simplified = simplify(reduce_rows_first(self.simplified))
         program = schedule(self.simplified)
-        self.program, self.overwrites = overwrite_inputs(program, may_overwrite or {})
+        program, self.overwrites = overwrite_inputs(program, may_overwrite or {})
+        self.program = keep_inside(program)
         self.module = render_program(self.program, host())
         self._address, self._code = load_modules(cached_object(self.module.text, compile_modules), "program")
         self._constants = [np.ascontiguousarray(value) for _, value in self.program.constants]
