@@ -12,15 +12,17 @@ from needle.compiler.cache import cached_object
 from needle.compiler.graph import Graph
 from needle.compiler.host import host
 from needle.compiler.in_place import overwrite_inputs
+from needle.compiler.inner_buffers import keep_inside
 from needle.compiler.layout import sink_permutations
 from needle.compiler.narrow import narrow_products
 from needle.compiler.native import compile_modules, load_modules
-from needle.compiler.program import render_program
+from needle.compiler.program import Module, render_program
 from needle.compiler.runtime import run_program
 from needle.compiler.schedule import schedule
 from needle.compiler.simplify import simplify
+from needle.compiler.whole_sums import reduce_rows_first
 
-__all__ = ["Executable", "address_of", "compile_graph"]
+__all__ = ["Executable", "Memory", "address_of", "compile_graph"]
 
 
 class Executable:
@@ -41,12 +43,14 @@ class Executable:
         self.simplified = simplify(sink_permutations(simplify(graph)))
         if host().has_tiles:
             self.simplified = simplify(narrow_products(self.simplified))
+        self.simplified = simplify(reduce_rows_first(self.simplified))
         program = schedule(self.simplified)
-        self.program, self.overwrites = overwrite_inputs(program, may_overwrite or {})
+        program, self.overwrites = overwrite_inputs(program, may_overwrite or {})
+        self.program = keep_inside(program)
         self.module = render_program(self.program, host())
         self._address, self._code = load_modules(cached_object(self.module.text, compile_modules), "program")
         self._constants = [np.ascontiguousarray(value) for _, value in self.program.constants]
-        self._arenas: list[NDArray[np.uint8]] = []
+        self._arenas: list[Memory] = []
         self.input_count = len(self.program.inputs)
         self.output_start = self.input_count + len(self._constants)
 
@@ -79,24 +83,33 @@ class Executable:
 
     def run(self, addresses: NDArray[np.uintp]) -> None:
         """Run the program on arrays at these addresses: inputs, constants, outputs. They are without gaps."""
-        arena = self._borrow_arena()
+        self.run_at(address_of(addresses))
+
+    def run_at(self, addresses: int) -> None:
+        """Run the program as `run` does, given where the list of addresses lies."""
+        try:
+            arena = self._arenas.pop()  # one operation of the interpreter: no two calls get the same
+        except IndexError:
+            arena = Memory(self.module)
         try:
             if self.module.parallel:
-                arena[self.module.arena.size :].fill(0)
-            run_program(self._address, addresses, arena, self.module.parallel)
+                arena.control.fill(0)
+            run_program(self._address, addresses, arena.address, self.module.parallel)
         finally:
             self._arenas.append(arena)
 
-    def _borrow_arena(self) -> NDArray[np.uint8]:
-        """Return memory that no other call is using."""
-        try:
-            return self._arenas.pop()  # one operation of the interpreter: no two calls get the same
-        except IndexError:
-            pass
-        size = self.module.arena.size + self.module.control_bytes
-        memory = np.empty(size + 64, dtype=np.uint8)
-        start = -memory.ctypes.data % 64
-        return memory[start : start + size]
+
+class Memory:
+    """What a program needs while it runs: its arena, and what its threads tell each other by."""
+
+    __slots__ = ("address", "control", "whole")
+
+    def __init__(self, module: Module) -> None:
+        size = module.arena.size + module.control_bytes
+        self.whole = np.empty(size + 64, dtype=np.uint8)
+        start = -address_of(self.whole) % 64
+        self.address = address_of(self.whole) + start
+        self.control = self.whole[start + module.arena.size : start + size]
 
 
 def address_of(array: NDArray[Any]) -> int:

@@ -231,13 +231,17 @@ _S = TypeVar("_S", bound=Stage)
 
 @dataclass(frozen=True, slots=True)
 class Kernel:
-    """Loops over `shape`; `reduced` names the axes that are not part of the grid."""
+    """Loops over `shape`; `reduced` names the axes that are not part of the grid.
+
+    The buffers in `inner` are nobody else's: what lies there is gone when a point of the grid is done.
+    """
 
     name: str
     shape: tuple[int, ...]
     reduced: tuple[int, ...]
     stages: tuple[Stage, ...]
     sources: tuple[str, ...] = ()
+    inner: tuple[Buffer, ...] = ()
 
     @property
     def grid(self) -> tuple[int, ...]:
@@ -245,15 +249,13 @@ class Kernel:
         return tuple(axis for axis in range(len(self.shape)) if axis not in self.reduced)
 
     def reads(self) -> list[Buffer]:
-        """Return the buffers that are loaded, each once."""
-        found: dict[Buffer, None] = {}
-        for stage in self.stages:
-            found.update(dict.fromkeys(buffers_read(stage)))
-        return list(found)
+        """Return the buffers that are loaded, each once, but for inner ones."""
+        found = dict.fromkeys(buffer for stage in self.stages for buffer in buffers_read(stage))
+        return [buffer for buffer in found if buffer not in self.inner]
 
     def writes(self) -> list[Buffer]:
-        """Return the buffers that are stored to, each once."""
-        return list(dict.fromkeys(stage.buffer for stage in self.stages))
+        """Return the buffers that are stored to, each once, but for inner ones."""
+        return [buffer for buffer in dict.fromkeys(stage.buffer for stage in self.stages) if buffer not in self.inner]
 
     def show(self) -> str:
         """Print the kernel as loops."""

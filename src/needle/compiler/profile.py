@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from needle.compiler.executable import Executable, address_of
+from needle.compiler.executable import Executable, Memory, address_of
 from needle.compiler.host import host
 from needle.compiler.limits import copy_limit, multiply_add_limit
 from needle.compiler.loops import Buffer, Call, Kernel, walk
@@ -125,13 +125,12 @@ def _time_of(program: Program, addresses: NDArray[np.uintp], repeats: int) -> fl
     """Return the seconds that a part of a program takes by itself, in memory of its own."""
     module = render_program(program, host())
     address, code = load_modules(compile_modules(module.text), "program")
-    size = module.arena.size + module.control_bytes
-    memory = np.zeros(size + 64, dtype=np.uint8)
-    arena = memory[-memory.ctypes.data % 64 :][:size]
+    memory, arrays = Memory(module), address_of(addresses)
+    memory.whole.fill(0)
 
     def run() -> None:
-        arena[module.arena.size :].fill(0)
-        run_program(address, addresses, arena, module.parallel)
+        memory.control.fill(0)
+        run_program(address, arrays, memory.address, module.parallel)
 
     seconds = _median(run, repeats)
     del code

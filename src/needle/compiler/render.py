@@ -8,6 +8,7 @@ own optimiser does the rest: vectors, unrolling, moving what does not change out
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -15,6 +16,8 @@ from typing import Any
 
 import numpy as np
 
+from needle.compiler.axes import goes_in_strips, merge_axes
+from needle.compiler.inner_buffers import is_read_later, scratch_lengths
 from needle.compiler.ir import SSA, Function, constant, llvm_type, memory_type
 from needle.compiler.loops import (
     Buffer,
@@ -32,15 +35,23 @@ from needle.compiler.loops import (
     Store,
     Value,
     Within,
-    buffers_and_places,
     inner_loops,
     walk,
-    with_places,
 )
-from needle.compiler.scalar import emit_call, emit_cast, emit_combine, reduction_start
+from needle.compiler.scalar import (
+    EXTREMUM_STEPS,
+    emit_bits,
+    emit_call,
+    emit_cast,
+    emit_combine,
+    emit_extremum,
+    extremum_start,
+    is_extremum,
+    reduction_start,
+)
 from needle.compiler.thread_count import available_processors
 
-__all__ = ["RenderedKernel", "merge_axes", "render_kernel", "render_stores"]
+__all__ = ["RenderedKernel", "render_kernel", "render_stores"]
 
 # How many columns have their partial results side by side: enough to make the innermost loop long, few enough to stay
 # in the first cache.
@@ -111,47 +122,6 @@ def _cost(stage: Stage) -> int:
     return 1 + sum(isinstance(value, Call) for value in walk(stage.value))
 
 
-# ---------------------------------------------------------------------------------------------- axes
-
-
-def merge_axes(kernel: Kernel, first: int = 0) -> Kernel:
-    """Return the kernel with as few axes as its places allow: those of length 1 go, neighbours in step become one.
-
-    Axes before `first` stay.
-    """
-    kept = [axis for axis, length in enumerate(kernel.shape) if axis < first or length != 1]
-    kernel = _with_axes(kernel, [[axis] for axis in kept])
-    axis = len(kernel.shape) - 2
-    while axis >= first:
-        if _in_step(kernel, axis):
-            groups = [[one] for one in range(len(kernel.shape))]
-            kernel = _with_axes(kernel, [*groups[:axis], [axis, axis + 1], *groups[axis + 2 :]])
-        axis -= 1
-    return kernel
-
-
-def _in_step(kernel: Kernel, axis: int) -> bool:
-    if (axis in kernel.reduced) != (axis + 1 in kernel.reduced):
-        return False
-    length = kernel.shape[axis + 1]
-    return all(place.strides[axis] == place.strides[axis + 1] * length for place in _places(kernel))
-
-
-def _places(kernel: Kernel) -> Iterator[Place]:
-    return (place for stage in kernel.stages for _, place in buffers_and_places(stage))
-
-
-def _with_axes(kernel: Kernel, groups: Sequence[Sequence[int]]) -> Kernel:
-    """Make one axis of each group; its stride is that of the group's last."""
-
-    def place(_: Buffer | None, old: Place) -> Place:
-        return Place(old.offset, tuple(old.strides[group[-1]] for group in groups))
-
-    shape = tuple(int(np.prod([kernel.shape[axis] for axis in group])) for group in groups)
-    reduced = tuple(number for number, group in enumerate(groups) if group[-1] in kernel.reduced)
-    return Kernel(kernel.name, shape, reduced, with_places(kernel.stages, place), kernel.sources)
-
-
 # -------------------------------------------------------------------------------------------- rendering
 
 
@@ -170,7 +140,12 @@ class _Renderer:
         self.f = function
         self.pointers = pointers
         self.axes: dict[int, SSA] = {}
+        self.in_strips = goes_in_strips(kernel)
         self.strip = _NARROWEST_STRIP
+        self.column = SSA("0", "i64")  # within the strip
+        # Where buffers are that only this kernel sees, by need, and those of them whose values are known when needed.
+        self.scratch: dict[Buffer, SSA] = {}
+        self.fleeting = {buffer for buffer in kernel.inner if not is_read_later(kernel, buffer)}
         # What is known at the point that is being written: by value's identity, and by buffer where just stored.
         self.memo: dict[int, SSA] = {}
         self.stored: dict[tuple[Buffer, Place], SSA] = {}
@@ -178,12 +153,8 @@ class _Renderer:
     def render(self) -> int:
         """Write the loops and return how many parts the outermost one has."""
         kernel = self.kernel
-        last = len(kernel.shape) - 1
-        special = any(isinstance(stage, (Scan, Scatter)) for stage in kernel.stages)
-        argument = any(isinstance(stage, Reduce) and stage.function.startswith("arg") for stage in kernel.stages)
-        in_strips = bool(kernel.reduced) and last not in kernel.reduced and not special and not argument
-        if in_strips:
-            return self._render_strips(last)
+        if self.in_strips:
+            return self._render_strips(len(kernel.shape) - 1)
         return self._render_rows()
 
     # -- row by row
@@ -225,8 +196,17 @@ class _Renderer:
         with self._point():
             for stage, slot in zip(stages, slots, strict=True):
                 if isinstance(stage, Reduce):
-                    type_ = llvm_type(stage.buffer.dtype)
-                    self._store(stage.buffer, stage.place, self.f.load(type_, slot[-1], 1))
+                    self._store(stage.buffer, stage.place, self._found(stage, slot))
+
+    def _found(self, stage: Reduce, slot: tuple[SSA, ...]) -> SSA:
+        """Write what gives a reduction's result, once it has seen all."""
+        dtype = stage.value.dtype
+        if is_extremum(stage.function, dtype):
+            return emit_extremum(self.f, stage.function, [self._bits_in(one, dtype) for one in slot], dtype)
+        return self.f.load(llvm_type(stage.buffer.dtype), slot[-1], 1)
+
+    def _bits_in(self, slot: SSA, dtype: np.dtype[Any]) -> SSA:
+        return self.f.load(f"i{dtype.itemsize * 8}", slot, 1)
 
     def _start(self, stage: Stage) -> tuple[SSA, ...]:
         """Reserve what a stage keeps from one point to the next, and set it to its start."""
@@ -234,6 +214,12 @@ class _Renderer:
             return ()
         dtype = stage.value.dtype
         function = stage.function if isinstance(stage, Reduce) else "reduce_sum"
+        if is_extremum(function, dtype):
+            start = SSA(extremum_start(function, dtype), f"i{dtype.itemsize * 8}")
+            slots = tuple(self.f.slot(start.type) for _ in EXTREMUM_STEPS)
+            for slot in slots:
+                self.f.store(start, slot, 1)
+            return slots
         best = self.f.slot(llvm_type(dtype))
         self.f.store(SSA(reduction_start(function, dtype), llvm_type(dtype)), best, 1)
         if not function.startswith("arg"):
@@ -251,6 +237,11 @@ class _Renderer:
             self._scatter(stage, value)
         elif isinstance(stage, Reduce) and stage.function.startswith("arg"):
             self._argument(stage, slot, value)
+        elif isinstance(stage, Reduce) and len(slot) == len(EXTREMUM_STEPS):
+            dtype = stage.value.dtype
+            bits = emit_bits(self.f, value, dtype)
+            for step, one in zip(EXTREMUM_STEPS, slot, strict=True):
+                self.f.store(self.f.intrinsic(step, self._bits_in(one, dtype), bits), one, 1)
         else:
             function = stage.function if isinstance(stage, Reduce) else "reduce_sum"
             so_far = self.f.load(value.type, slot[0], 1)
@@ -332,6 +323,7 @@ class _Renderer:
     def _column(self, last: int, start: SSA, width: SSA) -> Iterator[SSA]:
         with self.f.loop(self.f.integer(0), width) as column:
             self.axes[last] = self.f.emit("i64", f"add nsw {start}, {column.name}")
+            self.column = column
             with self._point():
                 yield column
 
@@ -412,7 +404,8 @@ class _Renderer:
 
     def _store(self, buffer: Buffer, place: Place, value: SSA) -> None:
         self.stored[buffer, place] = value
-        self._to_memory(value, self._address(buffer, place), buffer.dtype)
+        if buffer not in self.fleeting:
+            self._to_memory(value, self._address(buffer, place), buffer.dtype)
 
     def _to_memory(self, value: SSA, address: SSA, dtype: np.dtype[Any]) -> None:
         stored = self.f.emit("i8", f"zext {value} to i8") if dtype.kind == "b" else value
@@ -422,7 +415,23 @@ class _Renderer:
         return self.f.compare("ne", value, SSA("0", "i8")) if dtype.kind == "b" else value
 
     def _address(self, buffer: Buffer, place: Place) -> SSA:
+        if buffer in self.kernel.inner:
+            return self._scratch_address(buffer, place)
         return self.f.address(self.pointers[buffer], memory_type(buffer.dtype), self._place(place))
+
+    def _scratch_address(self, buffer: Buffer, place: Place) -> SSA:
+        """Compute where an element of a buffer is that only this kernel sees: there is room for one point's."""
+        lengths = scratch_lengths(self.kernel, place)
+        type_ = memory_type(buffer.dtype)
+        if buffer not in self.scratch:
+            self.scratch[buffer] = self.f.slot(type_, self.strip if self.in_strips else math.prod(lengths.values()))
+        if self.in_strips:
+            return self.f.address(self.scratch[buffer].name, type_, self.column)
+        strides, step = [0] * len(place.strides), 1
+        for axis in reversed(lengths):
+            strides[axis] = step
+            step *= lengths[axis]
+        return self.f.address(self.scratch[buffer].name, type_, self._place(Place(0, tuple(strides))))
 
     def _place(self, place: Place) -> SSA:
         """Compute a place from the loop variables."""

@@ -20,8 +20,6 @@ from needle.compiler.thread_count import available_processors
 
 __all__ = ["RoundCode", "render_rounds"]
 
-# Chunks of one round: what threads of a large machine share, of several phases side by side.
-_MOST_CHUNKS = 1008
 # How often a waiting thread looks before it lets the operating system run another one.
 _SPINS_BEFORE_YIELD = 1000
 # So many phases in one chunk are called by a loop.
@@ -52,7 +50,7 @@ def render_rounds(rounds: Sequence[Sequence[Turn]], outside: Sequence[Buffer], a
     program = writer.program(len(rounds))
     share = _SHARE.format(spins=_SPINS_BEFORE_YIELD, pause=host.pause)
     text = "\n".join([*writer.tables, "", share])
-    return RoundCode([*writer.functions.values(), program], text, len(rounds) * _ROUND_BYTES)
+    return RoundCode([*writer.functions.values(), program], text, len(rounds) * writer.round_bytes)
 
 
 class _Writer:
@@ -64,6 +62,7 @@ class _Writer:
         self.functions: dict[str, Function] = {}
         self.tables: list[str] = []
         self.rows: list[str] = []
+        self.round_bytes = _LINE
 
     def add(self, number: int, shares: Sequence[Share]) -> None:
         """Write a round: the function that does one of its chunks, its table, and its row in the table of rounds."""
@@ -80,6 +79,7 @@ class _Writer:
                     for phase in share.phases:
                         self._call(f, phase, chunk, share.count, places)
             first += share.count
+        self.round_bytes = max(self.round_bytes, _LINE - (-4 * first // _LINE) * _LINE)
         values = ", ".join(f"i64 {place}" for place in places or [0])
         self.tables.append(f"@table{number} = internal constant [{max(len(places), 1)} x i64] [{values}]")
         self.rows.append(f"{_ROW} {{ i64 {first}, ptr @{self._known(f).name}, ptr @table{number} }}")
@@ -132,7 +132,7 @@ class _Writer:
             row = f.address("@rounds", _ROW, number)
             chunks = f.load("i64", row, 8)
             work, table = (f.load("ptr", f.address(row.name, "ptr", f.integer(place)), 8) for place in (1, 2))
-            control = f.address(controls.name, f"[{_ROUND_BYTES} x i8]", number)
+            control = f.address(controls.name, f"[{self.round_bytes} x i8]", number)
             arguments = f"{control}, {chunks}, i64 %thread, i64 %threads, {work}, {table}, ptr %arrays, ptr %arena"
             f.do(f"call void @share({arguments})")
         return f
@@ -158,7 +158,7 @@ _ROW = "{ i64, ptr, ptr }"
 _LINK = "{ ptr, i64 }"
 
 # What a round needs while it runs: how many chunks are done, and from 64 bytes on whether each has been taken.
-_ROUND_BYTES = 64 + 4 * _MOST_CHUNKS
+_LINE = 64
 
 # A thread takes the chunks that nobody has taken, starting from those that are its own by number, and then waits until
 # all are done. So no thread ever waits for one that has nothing in hand, such as one that the system has put to sleep.

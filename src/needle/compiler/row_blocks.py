@@ -14,8 +14,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 
+from needle.compiler.axes import merge_axes
 from needle.compiler.loops import Buffer, Kernel, Load, Place, Reduce, Stage, Store, inner_loops, with_places
-from needle.compiler.render import merge_axes
 
 __all__ = ["in_row_blocks"]
 
@@ -28,6 +28,8 @@ _FEWEST_ROWS = 8
 def in_row_blocks(kernel: Kernel) -> list[Kernel]:
     """Return the kernels that do what `kernel` does: several where it reduces over many rows, else itself."""
     merged = merge_axes(kernel)
+    if not merged.grid:
+        merged = _with_one_column(merged)
     blocks = _count_blocks(merged)
     if blocks < 2:
         return [kernel]
@@ -48,7 +50,18 @@ def in_row_blocks(kernel: Kernel) -> list[Kernel]:
             kernels.append(Kernel(name, merged.shape, (), tuple(stages), merged.sources))
     if found:
         kernels.append(_finish(f"{kernel.name}_finish", found, merged, blocks))
-    return kernels
+    return [_with_inner(one, kernel.inner) for one in kernels]
+
+
+def _with_inner(kernel: Kernel, inner: Sequence[Buffer]) -> Kernel:
+    seen = {*kernel.reads(), *kernel.writes()}
+    return replace(kernel, inner=tuple(buffer for buffer in inner if buffer in seen))
+
+
+def _with_one_column(kernel: Kernel) -> Kernel:
+    """Return a kernel that reduces everything as one that reduces rows of one column each."""
+    stages = with_places(kernel.stages, lambda _, place: Place(place.offset, (*place.strides, 0)))
+    return replace(kernel, shape=(*kernel.shape, 1), stages=stages)
 
 
 def _count_blocks(kernel: Kernel) -> int:

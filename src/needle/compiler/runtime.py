@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import threading
-from typing import Any
 
 import numpy as np
 
@@ -82,16 +81,18 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_start_over)
 
 
-def run_program(function: int, arrays: Any, arena: Any, parallel: bool) -> None:
-    """Run a compiled program at address `function`; alone where the pool is busy with another thread's program."""
+def run_program(function: int, arrays: int, arena: int, parallel: bool) -> None:
+    """Run a compiled program at address `function`; alone where the pool is busy with another thread's program.
+
+    Args:
+        function, arrays, arena: addresses: of the program, of the list of its arrays' addresses, of its memory.
+        parallel: whether a second thread has anything to do.
+    """
     threads = get_num_threads() if parallel else 1
-    # Faster than arrays' `ctypes.data`, which makes an object first.
-    addresses = arrays.__array_interface__["data"][0]
-    memory = arena.__array_interface__["data"][0]
     if threads > 1 and _pool.lock.acquire(blocking=False):
         try:
-            _pool.run(function, addresses, memory, threads)
+            _pool.run(function, arrays, arena, threads)
         finally:
             _pool.lock.release()
         return
-    native.run(_pool.address, function, addresses, memory, 1)
+    native.run(_pool.address, function, arrays, arena, 1)

@@ -6,7 +6,7 @@ keeps the low bits. Floating-point sums and products may be fused into multiply-
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,16 @@ from needle.compiler.math import FUNCTIONS
 from needle.dtype import bfloat16
 from needle.errors import CompileError
 
-__all__ = ["emit_call", "emit_combine", "reduction_start"]
+__all__ = [
+    "EXTREMUM_STEPS",
+    "emit_bits",
+    "emit_call",
+    "emit_combine",
+    "emit_extremum",
+    "extremum_start",
+    "is_extremum",
+    "reduction_start",
+]
 
 _FLOAT_BINARY = {"add": "fadd", "subtract": "fsub", "multiply": "fmul", "divide": "fdiv"}
 _INTEGER_BINARY = {"add": "add", "subtract": "sub", "multiply": "mul", "left_shift": "shl"}
@@ -291,4 +300,46 @@ def emit_combine(f: Function, function: str, so_far: SSA, value: SSA, dtype: np.
     return emit_call(f, name, [so_far, value], [dtype, dtype], dtype)
 
 
-Emitter = Callable[[Function], SSA]
+# The largest and the smallest of floating-point numbers are found among their bits, as whole numbers, which every
+# processor compares in vectors, in any order, without a thought for NaN. Bits with a sign are ordered as the numbers
+# are where these are positive; among negative numbers those with the largest bits are the smallest. And the bits of NaN
+# are above those of infinity, of either sign. So three numbers tell all: the largest of the bits with a sign, and the
+# smallest and the largest of those without.
+EXTREMUM_STEPS = ("smax", "umin", "umax")
+
+
+def is_extremum(function: str, dtype: np.dtype[Any]) -> bool:
+    """Tell whether a reduction looks for the largest or the smallest of floating-point numbers."""
+    return function in ("reduce_max", "reduce_min") and is_float(dtype)
+
+
+def emit_bits(f: Function, value: SSA, dtype: np.dtype[Any]) -> SSA:
+    """Emit a floating-point number's bits as a whole number."""
+    type_ = f"i{dtype.itemsize * 8}"
+    return value if value.type == type_ else f.emit(type_, f"bitcast {value} to {type_}")
+
+
+def emit_extremum(f: Function, function: str, found: Sequence[SSA], dtype: np.dtype[Any]) -> SSA:
+    """Emit the largest (or smallest) number, NaN where there was one, given what `EXTREMUM_STEPS` found."""
+    top, least, most = found
+    type_ = top.type
+    infinity, negative_infinity = (_bits_of(number, dtype) for number in (np.inf, -np.inf))
+    zero = SSA("0", type_)
+    if function == "reduce_max":
+        best = f.select(f.compare("sge", top, zero), top, least)
+        nan = f.compare("ugt", most, SSA(negative_infinity, type_))
+    else:
+        best = f.select(f.compare("slt", most, zero), most, least)
+        nan = f.compare("sgt", top, SSA(infinity, type_))
+    best = f.select(nan, most if function == "reduce_max" else top, best)
+    return best if llvm_type(dtype) == type_ else f.emit(llvm_type(dtype), f"bitcast {best} to {llvm_type(dtype)}")
+
+
+def _bits_of(number: float, dtype: np.dtype[Any]) -> str:
+    unsigned = np.asarray(number, dtype).view(f"u{dtype.itemsize}")
+    return str(int(unsigned))
+
+
+def extremum_start(function: str, dtype: np.dtype[Any]) -> str:
+    """Return the bits that a search for the largest (or smallest) number starts from."""
+    return _bits_of(-np.inf if function == "reduce_max" else np.inf, dtype)

@@ -290,15 +290,23 @@ class _Lowering:
 
     def _gathered(self, node: Node, index: tuple[Place, ...]) -> Value:
         source, indices = node.inputs
-        if source not in self.buffers:
-            raise _NeedsBuffer(source)
-        if source in self.own:
-            raise _Misaligned
-        buffer = self.buffers[source]
         count = len(indices.shape)
-        place = buffer_place(buffer, (zero_place(self.rank), *index[count:]), self.rank)
+        flat = Buffer("", source.shape, source.dtype)
+        place = buffer_place(flat, (zero_place(self.rank), *index[count:]), self.rank)
         position = self.value(indices, index[:count])
-        return Gather(buffer, place, buffer.strides[0], buffer.shape[0] - 1, position, node.dtype)
+        return self._element_of(source, source, place, position)
+
+    def _element_of(self, source: Node, whole: Node, place: Place, position: Value) -> Value:
+        """Return the element of `source` that one of `whole`, of as many elements, stands for at a place."""
+        base = _base(source)
+        if base in self.buffers:
+            if base in self.own:
+                raise _Misaligned
+            stride = math.prod(whole.shape[1:])
+            return Gather(self.buffers[base], place, stride, whole.shape[0] - 1, position, base.dtype)
+        if base.primitive == "cast":  # cheaper than an array of what all elements were cast to
+            return Call("cast", (self._element_of(base.inputs[0], whole, place, position),), base.dtype)
+        raise _NeedsBuffer(source)
 
 
 def moved_index(node: Node, index: tuple[Place, ...], rank: int) -> tuple[Place, ...]:

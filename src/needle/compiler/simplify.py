@@ -18,6 +18,8 @@ from needle.compiler.primitives import ELEMENTWISE, PRIMITIVES
 
 __all__ = ["simplify"]
 
+# Whose operands may change places without a change of any bit.
+_COMMUTING = ("add", "multiply")
 # A constant this small is computed while compiling; a larger one would only make the program larger.
 _LARGEST_FOLDED = 64
 
@@ -60,7 +62,14 @@ def _identity(node: Node) -> Hashable:
     if node.primitive == "input":
         return id(node)
     params = tuple((key, _hashable(value)) for key, value in sorted(node.params.items()))
-    return node.primitive, tuple(map(id, node.inputs)), params, node.shape, node.dtype
+    inputs = map(id, node.inputs)
+    return (
+        node.primitive,
+        tuple(sorted(inputs) if node.primitive in _COMMUTING else inputs),
+        params,
+        node.shape,
+        node.dtype,
+    )
 
 
 def _hashable(value: Any) -> Hashable:

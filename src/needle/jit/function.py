@@ -31,6 +31,12 @@ _R = TypeVar("_R")
 # A function that is traced more often than this for the same form of arguments is told to have a problem.
 _MANY_TRACES = 8
 _local = threading.local()
+# How many `disabled` blocks are entered, in all threads. A glance at it is cheaper than at the thread's own setting.
+_disabling = 0
+_counting = threading.Lock()
+# The table under os.environ, where there is one: a name that is not in there is found missing ten times sooner.
+_environment: Any = getattr(os.environ, "_data", os.environ)
+_SWITCH: Any = os.environ.encodekey("NEEDLE_JIT") if _environment is not os.environ else "NEEDLE_JIT"
 
 
 class CacheInfo(NamedTuple):
@@ -50,12 +56,17 @@ class CacheInfo(NamedTuple):
 @contextmanager
 def disabled() -> Iterator[None]:
     """Run compiled functions as plain Python inside the block, in this thread."""
+    global _disabling  # noqa: PLW0603  a count of the process
     before = getattr(_local, "disabled", False)
     _local.disabled = True
+    with _counting:
+        _disabling += 1
     try:
         yield
     finally:
         _local.disabled = before
+        with _counting:
+            _disabling -= 1
 
 
 def _may_compile() -> bool:
@@ -64,7 +75,9 @@ def _may_compile() -> bool:
 
 
 def _is_disabled() -> bool:
-    return getattr(_local, "disabled", False) or os.environ.get("NEEDLE_JIT") == "0"
+    if _disabling and getattr(_local, "disabled", False):
+        return True
+    return _SWITCH in _environment and os.environ.get("NEEDLE_JIT") == "0"
 
 
 class JitFunction(Generic[_P, _R]):

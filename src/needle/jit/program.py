@@ -33,6 +33,7 @@ from needle.jit.recorder import (
     Recorder,
     StatePlace,
 )
+from needle.jit.result_memory import ResultMemory, address_of
 
 __all__ = ["CompiledCall", "Mismatch", "find_tensor"]
 
@@ -160,6 +161,7 @@ class CompiledCall:
         """Sort inputs and outputs by where they come from and go to."""
         executable = self.executable
         self.addresses = executable.new_addresses()
+        self.list_of_addresses = address_of(self.addresses)
         count = executable.input_count
         self.bound: list[Any] = [None] * count
         self.arguments: list[tuple[int, int]] = []
@@ -190,18 +192,19 @@ class CompiledCall:
         self.kinds = [(shape, buffer.dtype) for buffer, shape in executable.program.outputs]
         in_place = set(executable.overwrites)
         kept = in_place | {output for _, output in self.gradients if output is not None}
-        self.always_new = [(output, *kind) for output, kind in enumerate(self.kinds) if output not in kept]
+        self.given_out = [(output, ResultMemory(*kind)) for output, kind in enumerate(self.kinds) if output not in kept]
         self.rewritten = [(place, output) for place, output in self.state if output not in in_place]
-        self.spare: dict[int, Any] = {}
         self.reads = [action for action in self.recorder.before if isinstance(action, Read)]
 
     def _bind(self, number: int, array: NDArray[Any]) -> None:
-        self.addresses[number] = _address(array)
+        if self.bound[number] is array:
+            return
+        self.addresses[number] = address_of(array)
         self.bound[number] = array
 
     def _bind_output(self, output: int, array: NDArray[Any]) -> None:
         if self.outputs[output] is not array:
-            self.addresses[self.executable.output_start + output] = _address(array)
+            self.addresses[self.executable.output_start + output] = address_of(array)
             self.outputs[output] = array
 
     # -------------------------------------------------------------------------------------- may it be used?
@@ -214,8 +217,9 @@ class CompiledCall:
             changed = guard.difference()
             if changed is not None:
                 return changed
-        if self.changes_seen != tracing.changes or self.modules.containers_differ():
-            changed = self.modules.difference()
+        modules = self.modules
+        if self.changes_seen != tracing.changes or (modules.held and modules.containers_differ()):
+            changed = modules.difference()
             if changed is not None:
                 return changed
             self.changes_seen = tracing.changes
@@ -223,11 +227,10 @@ class CompiledCall:
             now = other.read()
             if now != other.expected:
                 return other.what, other.expected, now
-        return self._state_mismatch(leaves) or self._number_mismatch()
+        found = self._state_mismatch(leaves) if self.states or self.missing else None
+        return self._number_mismatch() if found is None and self.recorder.number_guards else found
 
     def _number_mismatch(self) -> Mismatch | None:
-        if not self.recorder.number_guards:
-            return None
         numbers = [action.read() for action in self.reads]
         for guard in self.recorder.number_guards:
             value = guard.number.evaluate(numbers)
@@ -273,7 +276,7 @@ class CompiledCall:
                 if self.look is not None:
                     self.look(self)
                 self._bind_outputs(leaves)
-                self.executable.run(self.addresses)
+                self.executable.run_at(self.list_of_addresses)
                 for output, check in self.late:
                     check(self.outputs[output])
             except BaseException:
@@ -347,8 +350,9 @@ class CompiledCall:
         self._bind_output(state.output, array)
 
     def _bind_outputs(self, leaves: Sequence[Any]) -> None:
-        for output, shape, dtype in self.always_new:
-            self._bind_output(output, np.empty(shape, dtype))
+        outputs, addresses, start = self.outputs, self.addresses, self.executable.output_start
+        for output, memory in self.given_out:
+            outputs[output], addresses[start + output] = memory.take()
         for place, kept in self.gradients:
             if kept is None:
                 continue
@@ -375,7 +379,10 @@ class CompiledCall:
                 tensor.grad = None
             elif tensor.grad is None or tensor.grad.cached_data is not outputs[kept]:
                 tensor.grad = Tensor.make_const(outputs[kept])
-        return map_marks(self.result, outputs, leaves)
+        result = map_marks(self.result, outputs, leaves)
+        for output, _ in self.given_out:
+            outputs[output] = None  # theirs who have it now
+        return result
 
 
 class _State:
@@ -489,8 +496,3 @@ def _node(data: Any) -> Node:
         array: Node = TracedArray.namespace.asarray(data).node
         return array
     raise TraceError(f"a compiled function returns Tensors, got one that holds {type(data).__name__}")
-
-
-def _address(array: NDArray[Any]) -> int:
-    address: int = array.__array_interface__["data"][0]
-    return address

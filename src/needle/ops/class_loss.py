@@ -7,6 +7,7 @@ any integer or floating-point dtype, one for each row of scores; they are checke
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,7 @@ from needle.ops.broadcasting import summation
 from needle.ops.indexing import as_class_indices
 from needle.ops.loss import checked_reduction, in_dtype
 from needle.ops.movement import expand_dims
-from needle.ops.softmax import LogSoftmax, Softmax, softmax
+from needle.ops.softmax import Softmax, log_normalizer, softmax
 
 __all__ = ["CrossEntropy", "NegativeLogLikelihood", "cross_entropy", "nll_loss"]
 
@@ -90,22 +91,31 @@ class ClassLabels:
         total = xp.sum(weights)
         return xp.where(total == 0, xp.ones_like(total), total)
 
-    def losses(self, log_probabilities: Array, labels: Array) -> Array:
-        """Return −Σ target · log probability of each row, reduced."""
-        _check_class_shapes(log_probabilities.shape, labels.shape)
-        xp = array_namespace(log_probabilities)
-        num_classes, dtype = log_probabilities.shape[-1], log_probabilities.dtype
+    def losses(self, scores: Array, labels: Array, normalizer: Sequence[Array] = ()) -> Array:
+        """Return −Σ target · log probability of each row, reduced.
+
+        The logarithms of probabilities are the scores less what the normalizer has for each row, in order. Most need
+        not be there: without smoothing only the labels' own.
+        """
+        xp = array_namespace(scores)
+        num_classes, dtype = scores.shape[-1], scores.dtype
         indices, counts, weights = self.read(labels, num_classes, dtype)
-        losses = -_pick(log_probabilities, indices)
+        losses = -_less(_pick(scores, indices), [xp.squeeze(one, axis=-1) for one in normalizer])
         losses = losses if weights is None else _weighted(losses, weights)
         if self.smoothing:
             classes = self.weights_of_classes(xp, num_classes, dtype)
-            spread = -xp.sum(log_probabilities * classes, axis=-1) / num_classes
+            spread = -xp.sum(_less(scores, normalizer) * classes, axis=-1) / num_classes
             spread = spread if counts is None else _weighted(spread, xp.astype(counts, dtype))
             losses = (1 - self.smoothing) * losses + self.smoothing * spread
         if self.reduction == "none":
             return losses
         return xp.sum(losses) / self.divisor(math.prod(labels.shape), weights)
+
+
+def _less(scores: Array, normalizer: Sequence[Array]) -> Array:
+    for one in normalizer:
+        scores = scores - one
+    return scores
 
 
 def _weighted(losses: Array, weights: Array) -> Array:
@@ -138,6 +148,12 @@ class ClassTargets(TensorOp):
         labels = xp.astype(labels, xp.float32) if is_narrow(labels.dtype) else labels
         wide = xp.result_type(self.dtype, xp.float32) if self.dtype.kind == "f" else xp.float32
         indices, counts, weights = self.labels.read(labels, self.num_classes, wide)
+        targets = self.targets(indices, counts, weights, wide)
+        return xp.astype(targets / self.labels.divisor(math.prod(labels.shape), weights), self.dtype)
+
+    def targets(self, indices: Array, counts: Array | None, weights: Array | None, wide: Any) -> Array:
+        """Return the distributions before they are divided."""
+        xp = array_namespace(indices)
         targets = xp.astype(xp.expand_dims(indices, axis=-1) == xp.arange(self.num_classes), wide)
         targets = targets if weights is None else targets * xp.expand_dims(weights, axis=-1)
         smoothing = self.labels.smoothing
@@ -145,7 +161,24 @@ class ClassTargets(TensorOp):
             spread = self.labels.weights_of_classes(xp, self.num_classes, wide) / self.num_classes
             spread = spread if counts is None else spread * xp.expand_dims(counts, axis=-1)
             targets = (1 - smoothing) * targets + smoothing * spread
-        return xp.astype(targets / self.labels.divisor(math.prod(labels.shape), weights), self.dtype)
+        return targets
+
+
+class ClassTargetSums(ClassTargets):
+    """y = the sums of these distributions, (…, 1), without adding up all classes of all labels."""
+
+    name = "class_target_sums"
+
+    def targets(self, indices: Array, counts: Array | None, weights: Array | None, wide: Any) -> Array:
+        xp = array_namespace(indices)
+        sums = xp.ones(indices.shape, dtype=wide) if weights is None else weights
+        smoothing = self.labels.smoothing
+        if smoothing:
+            classes = self.labels.weights_of_classes(xp, self.num_classes, wide)
+            spread = xp.sum(classes) / self.num_classes
+            spread = spread if counts is None else spread * xp.astype(counts, wide)
+            sums = (1 - smoothing) * sums + smoothing * spread
+        return xp.expand_dims(sums, axis=-1)
 
 
 class ClassLoss(TensorOp):
@@ -156,11 +189,11 @@ class ClassLoss(TensorOp):
     def __init__(self, labels: ClassLabels | None = None) -> None:
         self.labels = ClassLabels() if labels is None else labels
 
-    def targets(self, node: Tensor) -> Tensor:
-        """Return the target distributions of the labels that the loss was computed with."""
+    def targets(self, node: Tensor, kind: type[ClassTargets] | None = None) -> Tensor:
+        """Return the target distributions of the labels that the loss was computed with, or their sums."""
         scores, labels = node.inputs
         dtype = float64 if scores.dtype.kind in "iub" else scores.dtype
-        return ClassTargets(self.labels, scores.shape[-1], dtype)(labels)
+        return (kind or ClassTargets)(self.labels, scores.shape[-1], dtype)(labels)
 
     def spread(self, out_grad: Tensor, targets: Tensor) -> Tensor:
         """Return the adjoint so that it broadcasts against the targets, in their dtype."""
@@ -175,28 +208,27 @@ class CrossEntropy(ClassLoss):
 
     def compute(self, z: Array, labels: Array) -> Array:
         _check_class_shapes(z.shape, labels.shape)
-        return self.labels.losses(LogSoftmax(-1).compute(z), labels)
+        return self.labels.losses(z, labels, log_normalizer(z, -1))
 
     def gradient(self, out_grad: Tensor, node: Tensor) -> tuple[Tensor, None]:
-        targets = self.targets(node)
-        return multiply(SoftmaxResidual()(node.inputs[0], targets), self.spread(out_grad, targets)), None
+        targets, sums = self.targets(node), self.targets(node, ClassTargetSums)
+        return multiply(SoftmaxResidual()(node.inputs[0], targets, sums), self.spread(out_grad, targets)), None
 
 
 class SoftmaxResidual(TensorOp):
-    """y = softmax(z) · Σ t − t along the last axis: probabilities against constant targets t."""
+    """y = softmax(z) · s − t along the last axis: probabilities against constant targets t, whose sums are s."""
 
     name = "softmax_residual"
     precision = "wide"
 
-    def compute(self, z: Array, targets: Array) -> Array:
-        total = array_namespace(z).sum(targets, axis=-1, keepdims=True)
-        return Softmax(-1).compute(z) * total - targets
+    def compute(self, z: Array, targets: Array, sums: Array) -> Array:
+        return Softmax(-1).compute(z) * sums - targets
 
-    def gradient(self, out_grad: Tensor, node: Tensor) -> tuple[Tensor, None]:
-        z, targets = node.inputs
+    def gradient(self, out_grad: Tensor, node: Tensor) -> tuple[Tensor, None, None]:
+        z, _, sums = node.inputs
         probabilities = softmax(z)
-        weighted = multiply(multiply(out_grad, summation(targets, -1, keepdims=True)), probabilities)
-        return subtract(weighted, multiply(probabilities, summation(weighted, -1, keepdims=True))), None
+        weighted = multiply(multiply(out_grad, sums), probabilities)
+        return subtract(weighted, multiply(probabilities, summation(weighted, -1, keepdims=True))), None, None
 
 
 class NegativeLogLikelihood(ClassLoss):
@@ -205,6 +237,7 @@ class NegativeLogLikelihood(ClassLoss):
     name = "nll_loss"
 
     def compute(self, log_probabilities: Array, labels: Array) -> Array:
+        _check_class_shapes(log_probabilities.shape, labels.shape)
         return self.labels.losses(log_probabilities, labels)
 
     def gradient(self, out_grad: Tensor, node: Tensor) -> tuple[Tensor, None]:

@@ -19,7 +19,7 @@ from needle.ops.broadcasting import broadcast_reduced, summation
 from needle.ops.exponential import exp
 from needle.ops.movement import normalize_axes, normalize_axis
 
-__all__ = ["LogSoftmax", "LogSumExp", "Softmax", "logsoftmax", "logsumexp", "softmax"]
+__all__ = ["LogSoftmax", "LogSumExp", "Softmax", "log_normalizer", "logsoftmax", "logsumexp", "softmax"]
 
 
 def _finite_maximum(a: Array, axes: tuple[int, ...]) -> Array:
@@ -27,6 +27,16 @@ def _finite_maximum(a: Array, axes: tuple[int, ...]) -> Array:
     xp = array_namespace(a)
     largest = xp.max(a, axis=axes, keepdims=True)
     return xp.where(xp.isfinite(largest), largest, xp.zeros_like(largest))
+
+
+def log_normalizer(z: Array, axis: int) -> tuple[Array, Array]:
+    """Return what is to be subtracted from logits, one after the other, to give the logarithms of their softmax.
+
+    That is the maximum, and the logarithm of the sum of exponentials of what is left.
+    """
+    xp = array_namespace(z)
+    largest = _finite_maximum(z, (axis,))
+    return largest, xp.log(xp.sum(xp.exp(z - largest), axis=axis, keepdims=True))
 
 
 class LogSumExp(TensorOp):
@@ -147,9 +157,8 @@ class LogSoftmax(TensorOp):
         axis = normalize_axis(self.axis, z.ndim)
         if z.shape[axis] == 0:
             return z
-        xp = array_namespace(z)
-        shifted = z - _finite_maximum(z, (axis,))
-        return shifted - xp.log(xp.sum(xp.exp(shifted), axis=axis, keepdims=True))
+        largest, log_total = log_normalizer(z, axis)
+        return (z - largest) - log_total
 
     def gradient(self, out_grad: Tensor, node: Tensor) -> Tensor:
         return subtract(out_grad, multiply(exp(node), summation(out_grad, self.axis, keepdims=True)))

@@ -5,7 +5,7 @@ import numpy as np
 import needle as ndl
 from needle import ops
 from needle.errors import DataError, ShapeError
-from needle.ops.class_loss import ClassLabels, ClassTargets, SoftmaxResidual
+from needle.ops.class_loss import ClassLabels, ClassTargets, ClassTargetSums, SoftmaxResidual
 
 from ..op_cases import REAL, Domain, OpCase, Refusal
 
@@ -101,13 +101,26 @@ CASES = [
         )
         for name, options in OPTIONS.items()
     ),
+    *(
+        OpCase(
+            f"class_target_sums_{name}",
+            ClassTargetSums,
+            lambda y, options=options: ClassTargetSums(ClassLabels(**options), CLASSES, np.dtype("float64"))(y),
+            lambda y, options=options: targets(y, **options).sum(axis=-1, keepdims=True),
+            [((),), ((1,),), ((5,),), ((2, 3),)],
+            LABELS,
+            ("float64",),
+            result_dtype=lambda dtype: np.dtype("float64"),
+        )
+        for name, options in OPTIONS.items()
+    ),
     OpCase(
         "softmax_residual",
         SoftmaxResidual,
         SoftmaxResidual(),
-        lambda z, t: np.exp(log_softmax(z)) * t.sum(axis=-1, keepdims=True) - t,
-        [((4,), (4,)), ((5, 4), (5, 4)), ((2, 3, 4), (2, 3, 4))],
-        (REAL, Domain(0.0, 1.0)),
-        differentiable=(True, False),
+        lambda z, t, s: np.exp(log_softmax(z)) * s - t,
+        [((4,), (4,), (1,)), ((5, 4), (5, 4), (5, 1)), ((2, 3, 4), (2, 3, 4), (2, 3, 1))],
+        (REAL, Domain(0.0, 1.0), Domain(0.0, 1.0)),
+        differentiable=(True, False, False),
     ),
 ]
