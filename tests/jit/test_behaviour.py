@@ -327,6 +327,7 @@ def test_check_runs_both_and_keeps_the_eager_state():
 
 
 def test_check_names_the_first_operator_that_differs(monkeypatch):
+    monkeypatch.setenv("NEEDLE_CACHE", "0")  # no plan of the right program
     """A compiler that takes sines for cosines is found out, and the state stays what it was."""
     emit = scalar._emit_function
 

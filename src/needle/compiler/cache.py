@@ -1,8 +1,9 @@
 """Compiled programs on disk, so that a process need not compile again what another has compiled before.
 
-An entry is named by the hash of all that machine code depends on: LLVM's text, the versions of LLVM and of Needle, the
-processor. It carries the hash of its own content; what does not match is taken for absent and written anew, so that a
-damaged or foreign file is never run. Entries appear whole or not at all, whoever else is writing. The folder is
+An entry is named by the hash of all that it depends on: for machine code LLVM's text, the versions of LLVM and of
+Needle, the processor. It carries the hash of its own content; what does not match is taken for absent and written
+anew, so that a damaged or foreign file is never run. Entries appear whole or not at all, whoever else is writing. The
+folder is
 `NEEDLE_CACHE_DIR`, or `needle` in the user's cache folder; it holds at most `NEEDLE_CACHE_SIZE` MiB (256), of which
 those that have not been used for longest go first. `NEEDLE_CACHE=0` turns it off.
 """
@@ -23,7 +24,7 @@ import llvmlite.binding as llvm
 
 from needle.compiler.host import host
 
-__all__ = ["cache_folder", "cached_object"]
+__all__ = ["cache_folder", "cached_object", "entry_name", "object_name", "read_entry", "write_entry"]
 
 _MAGIC = b"needle object 2\n"  # its number changes whenever what is kept is laid out otherwise
 _SUFFIX = ".needle-object"
@@ -33,20 +34,43 @@ _LOOK_EVERY = 16
 
 def cached_object(text: str, compile_object: Callable[[str], bytes]) -> bytes:
     """Return the object code of LLVM's text: from disk where it is there and whole, else compiled and kept."""
+    if _usable_folder() is None:
+        return compile_object(text)
+    name = object_name(text)
+    code = read_entry(name)
+    if code is None:
+        code = compile_object(text)
+        write_entry(name, code)
+    return code
+
+
+def object_name(text: str) -> str:
+    """Return the name of the entry for LLVM's text compiled for this processor."""
+    here = host()
+    version = ".".join(map(str, llvm.llvm_version_info))
+    return entry_name(llvmlite.__version__, version, sys.platform, here.cpu, here.features, text)
+
+
+def entry_name(*parts: str) -> str:
+    """Return the name of the entry for what depends on these parts."""
+    return hashlib.sha256("\0".join((_MAGIC.decode(), *parts)).encode()).hexdigest()
+
+
+def read_entry(name: str) -> bytes | None:
+    """Return what an entry holds; None where there is none, or it is not whole."""
+    folder = _usable_folder()
+    return None if folder is None else _read(folder / f"{name}{_SUFFIX}")
+
+
+def write_entry(name: str, content: bytes) -> None:
+    """Keep an entry where the disk allows it: a full or read-only one costs time, not the program."""
     folder = _usable_folder()
     if folder is None:
-        return compile_object(text)
-    key = _key(text)
-    path = folder / f"{key}{_SUFFIX}"
-    code = _read(path)
-    if code is not None:
-        return code
-    code = compile_object(text)
-    with contextlib.suppress(OSError):  # a full or read-only disk costs time, not the program
-        _write(path, code)
-        if int(key[:8], 16) % _LOOK_EVERY == 0:
+        return
+    with contextlib.suppress(OSError):
+        _write(folder / f"{name}{_SUFFIX}", content)
+        if int(name[:8], 16) % _LOOK_EVERY == 0:
             _evict(folder)
-    return code
 
 
 def cache_folder() -> Path | None:
@@ -84,15 +108,8 @@ def _is_ours(status: os.stat_result) -> bool:
     return status.st_uid == os.getuid() and not status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
 
 
-def _key(text: str) -> str:
-    here = host()
-    version = ".".join(map(str, llvm.llvm_version_info))
-    parts = (_MAGIC.decode(), llvmlite.__version__, version, sys.platform, here.cpu, here.features, text)
-    return hashlib.sha256("\0".join(parts).encode()).hexdigest()
-
-
 def _read(path: Path) -> bytes | None:
-    """Return an entry's code, None where there is none or it is not whole; a use makes it young again."""
+    """Return an entry's content, None where there is none or it is not whole; a use makes it young again."""
     try:
         with path.open("rb") as file:
             if not _is_ours(os.fstat(file.fileno())):
@@ -101,22 +118,22 @@ def _read(path: Path) -> bytes | None:
     except OSError:
         return None
     head = len(_MAGIC)
-    digest, code = entry[head : head + 32], entry[head + 32 :]
-    if entry[:head] != _MAGIC or hashlib.sha256(code).digest() != digest:
+    digest, content = entry[head : head + 32], entry[head + 32 :]
+    if entry[:head] != _MAGIC or hashlib.sha256(content).digest() != digest:
         return None
     with contextlib.suppress(OSError):
         os.utime(path)
-    return code
+    return content
 
 
-def _write(path: Path, code: bytes) -> None:
+def _write(path: Path, content: bytes) -> None:
     """Put an entry in place whole: written under another name first."""
     if path.is_dir():
         return
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".writing-")
     try:
         with os.fdopen(handle, "wb") as file:
-            file.write(_MAGIC + hashlib.sha256(code).digest() + code)
+            file.write(_MAGIC + hashlib.sha256(content).digest() + content)
         Path(temporary).replace(path)
     except BaseException:
         with contextlib.suppress(OSError):

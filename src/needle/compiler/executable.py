@@ -1,26 +1,24 @@
-"""From a graph to something that can be called: the compiler's stages in order."""
+"""From a graph to something that can be called: by a plan and machine code from disk, or by the compiler's stages."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from needle.compiler.cache import cached_object
+from needle.compiler.cache import cached_object, object_name, read_entry
 from needle.compiler.graph import Graph
-from needle.compiler.host import host
-from needle.compiler.in_place import overwrite_inputs
-from needle.compiler.inner_buffers import keep_inside
-from needle.compiler.layout import sink_permutations
-from needle.compiler.narrow import narrow_products
 from needle.compiler.native import compile_modules, load_modules
-from needle.compiler.program import Module, render_program
+from needle.compiler.plan import Plan, plan_name, read_plan, write_plan
 from needle.compiler.runtime import run_program
-from needle.compiler.schedule import schedule
-from needle.compiler.simplify import simplify
-from needle.compiler.whole_sums import reduce_rows_first
+
+if TYPE_CHECKING:
+    from needle.compiler.program import Module
+    from needle.compiler.schedule import Program
+    from needle.compiler.stages import Stages
 
 __all__ = ["Executable", "Memory", "address_of", "compile_graph"]
 
@@ -36,23 +34,69 @@ class Executable:
         overwrites: those of `may_overwrite` that came about: the output lies where the input lay.
         input_count: how many arrays the program is given.
         output_start: where the outputs' addresses begin among those of all arrays.
+        output_kinds: each output's shape and dtype.
     """
 
     def __init__(self, graph: Graph, may_overwrite: Mapping[int, int] | None = None) -> None:
         self.graph = graph
-        self.simplified = simplify(sink_permutations(simplify(graph)))
-        if host().has_tiles:
-            self.simplified = simplify(narrow_products(self.simplified))
-        self.simplified = simplify(reduce_rows_first(self.simplified))
-        program = schedule(self.simplified)
-        program, self.overwrites = overwrite_inputs(program, may_overwrite or {})
-        self.program = keep_inside(program)
-        self.module = render_program(self.program, host())
-        self._address, self._code = load_modules(cached_object(self.module.text, compile_modules), "program")
-        self._constants = [np.ascontiguousarray(value) for _, value in self.program.constants]
+        self._may_overwrite = dict(may_overwrite or {})
+        self._plan, code = self._from_disk() or self._compiled()
+        self._address, self._code = load_modules(code, "program")
+        self._constants = self._plan.constants
         self._arenas: list[Memory] = []
-        self.input_count = len(self.program.inputs)
+        self.overwrites = self._plan.overwrites
+        self.input_count = len(graph.inputs)
         self.output_start = self.input_count + len(self._constants)
+        self.output_kinds = [(node.shape, node.dtype) for node in graph.outputs]
+
+    def _from_disk(self) -> tuple[Plan, bytes] | None:
+        """Return the plan and the machine code that another process has left; None where either is not there."""
+        self._plan_name = plan_name(self.graph, self._may_overwrite)
+        plan = None if self._plan_name is None else read_plan(self._plan_name)
+        code = None if plan is None else read_entry(plan.code)
+        return None if plan is None or code is None else (plan, code)
+
+    def _compiled(self) -> tuple[Plan, bytes]:
+        """Return a plan and machine code made now, and leave them on disk."""
+        module = self.module
+        code = cached_object(module.text, compile_modules)
+        constants = tuple(np.ascontiguousarray(value) for _, value in self.program.constants)
+        plan = Plan(
+            object_name(module.text),
+            module.arena.size,
+            module.control_bytes,
+            module.parallel,
+            self._stages.overwrites,
+            constants,
+        )
+        if self._plan_name is not None:
+            write_plan(self._plan_name, plan)
+        return plan, code
+
+    # ---------------------------------------------------------------------- the stages, made where they are asked for
+
+    @cached_property
+    def _stages(self) -> Stages:
+        from needle.compiler.stages import Stages  # noqa: PLC0415  a program from disk does without
+
+        return Stages(self.graph, self._may_overwrite)
+
+    @property
+    def simplified(self) -> Graph:
+        """The graph, simplified."""
+        return self._stages.simplified
+
+    @property
+    def program(self) -> Program:
+        """The kernels."""
+        return self._stages.program
+
+    @property
+    def module(self) -> Module:
+        """The kernels as LLVM's text."""
+        return self._stages.module
+
+    # ------------------------------------------------------------------------------------------------------ running
 
     def __call__(self, arrays: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:
         """Run the program on arrays. The outputs are new arrays that nothing else refers to."""
@@ -72,11 +116,11 @@ class Executable:
 
     def new_outputs(self) -> list[NDArray[Any]]:
         """Make arrays for the outputs, their values not set."""
-        return [np.empty(shape, buffer.dtype) for buffer, shape in self.program.outputs]
+        return [np.empty(shape, dtype) for shape, dtype in self.output_kinds]
 
     def new_addresses(self) -> NDArray[np.uintp]:
         """Make the list of all arrays' addresses, those of the program's own constants filled in."""
-        addresses = np.zeros(self.output_start + len(self.program.outputs), dtype=np.uintp)
+        addresses = np.zeros(self.output_start + len(self.output_kinds), dtype=np.uintp)
         for number, array in enumerate(self._constants, self.input_count):
             addresses[number] = address_of(array)
         return addresses
@@ -90,26 +134,30 @@ class Executable:
         try:
             arena = self._arenas.pop()  # one operation of the interpreter: no two calls get the same
         except IndexError:
-            arena = Memory(self.module)
+            arena = Memory(self._plan.arena_bytes, self._plan.control_bytes)
         try:
-            if self.module.parallel:
+            if self._plan.parallel:
                 arena.control.fill(0)
-            run_program(self._address, addresses, arena.address, self.module.parallel)
+            run_program(self._address, addresses, arena.address, self._plan.parallel)
         finally:
             self._arenas.append(arena)
 
 
 class Memory:
-    """What a program needs while it runs: its arena, and what its threads tell each other by."""
+    """What a program needs while it runs: its arena, and what its threads tell each other by.
+
+    Args:
+        arena_bytes: the size of the arena.
+        control_bytes: that of what is 0 when the program starts.
+    """
 
     __slots__ = ("address", "control", "whole")
 
-    def __init__(self, module: Module) -> None:
-        size = module.arena.size + module.control_bytes
-        self.whole = np.empty(size + 64, dtype=np.uint8)
+    def __init__(self, arena_bytes: int, control_bytes: int) -> None:
+        self.whole = np.empty(arena_bytes + control_bytes + 64, dtype=np.uint8)
         start = -address_of(self.whole) % 64
         self.address = address_of(self.whole) + start
-        self.control = self.whole[start + module.arena.size : start + size]
+        self.control = self.whole[start + arena_bytes : start + arena_bytes + control_bytes]
 
 
 def address_of(array: NDArray[Any]) -> int:

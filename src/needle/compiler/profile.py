@@ -125,7 +125,7 @@ def _time_of(program: Program, addresses: NDArray[np.uintp], repeats: int) -> fl
     """Return the seconds that a part of a program takes by itself, in memory of its own."""
     module = render_program(program, host())
     address, code = load_modules(compile_modules(module.text), "program")
-    memory, arrays = Memory(module), address_of(addresses)
+    memory, arrays = Memory(module.arena.size, module.control_bytes), address_of(addresses)
     memory.whole.fill(0)
 
     def run() -> None:

@@ -188,8 +188,8 @@ class CompiledCall:
                 self._bind(number, scalar)
         self.moved = list(self.states)
         self.passing = [state.number for state in self.states if state.tensor is None]
-        self.outputs: list[Any] = [None] * len(executable.program.outputs)
-        self.kinds = [(shape, buffer.dtype) for buffer, shape in executable.program.outputs]
+        self.kinds = executable.output_kinds
+        self.outputs: list[Any] = [None] * len(self.kinds)
         in_place = set(executable.overwrites)
         kept = in_place | {output for _, output in self.gradients if output is not None}
         self.given_out = [(output, ResultMemory(*kind)) for output, kind in enumerate(self.kinds) if output not in kept]

@@ -1,0 +1,46 @@
+"""The compiler's stages in order, from a graph to LLVM's text.
+
+They are needed only where a graph has not been compiled before, or where somebody wants to look at them, and take
+longer to load and to run than all else in a process's first call: who runs a program loads this file when it must.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from needle.compiler.graph import Graph
+from needle.compiler.host import host
+from needle.compiler.in_place import overwrite_inputs
+from needle.compiler.inner_buffers import keep_inside
+from needle.compiler.layout import sink_permutations
+from needle.compiler.narrow import narrow_products
+from needle.compiler.program import Module, render_program
+from needle.compiler.schedule import Program, schedule
+from needle.compiler.simplify import simplify
+from needle.compiler.whole_sums import reduce_rows_first
+
+__all__ = ["Stages"]
+
+
+class Stages:
+    """A graph on its way to LLVM's text.
+
+    Args:
+        graph: what to compute.
+        may_overwrite: for the number of an output, the number of an input that its values may be written over.
+
+    Attributes:
+        simplified: the graph, simplified.
+        program: its kernels.
+        overwrites: those of `may_overwrite` that came about.
+        module: the kernels as LLVM's text.
+    """
+
+    def __init__(self, graph: Graph, may_overwrite: Mapping[int, int]) -> None:
+        self.simplified = simplify(sink_permutations(simplify(graph)))
+        if host().has_tiles:
+            self.simplified = simplify(narrow_products(self.simplified))
+        self.simplified = simplify(reduce_rows_first(self.simplified))
+        program, self.overwrites = overwrite_inputs(schedule(self.simplified), may_overwrite)
+        self.program: Program = keep_inside(program)
+        self.module: Module = render_program(self.program, host())
