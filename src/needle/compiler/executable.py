@@ -39,8 +39,9 @@ class Executable:
     def __init__(self, graph: Graph, may_overwrite: Mapping[int, int] | None = None) -> None:
         self.graph = graph
         self.simplified = simplify(sink_permutations(simplify(graph)))
-        if host().has_tiles:
-            self.simplified = simplify(narrow_products(self.simplified))
+        narrowed = narrow_products(self.simplified)
+        if narrowed is not self.simplified:
+            self.simplified = simplify(narrowed)
         program = schedule(self.simplified)
         self.program, self.overwrites = overwrite_inputs(program, may_overwrite or {})
         self.module = render_program(self.program, host())
