@@ -115,8 +115,9 @@ def test_windows_of_narrow_products_are_not_written_out(on: Host, dtype: np.dtyp
 
 @pytest.mark.parametrize("on", HOST_NAMES, indirect=True)
 @pytest.mark.parametrize("layout", ["nn", "nt", "tn", "tt"])
-def test_what_is_not_finite_comes_out_where_it_belongs(on: Host, layout: str) -> None:
-    a, b = narrow(20, 31), narrow(31, 40)
+@pytest.mark.parametrize("inner", [31, 32])
+def test_what_is_not_finite_comes_out_where_it_belongs(on: Host, layout: str, inner: int) -> None:
+    a, b = narrow(20, inner), narrow(inner, 40)
     a[3, 5], a[7, 0], a[9, 30] = np.nan, np.inf, -np.inf
     stored = [one if letter == "n" else one.T.copy() for one, letter in zip((a, b), layout, strict=True)]
 

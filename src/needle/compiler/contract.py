@@ -63,8 +63,8 @@ def render_contraction(step: Contraction, host: Host) -> list[RenderedKernel]:
     phases: list[RenderedKernel] = []
     a, a_buffer = left_panels(product, tiling), step.a.buffer
     b, b_buffer = right_panels(product, tiling), step.b.buffer
-    if a_buffer.dtype != step.out.dtype and tiling.vectors.count > 1 and not tiling.pack_a:
-        # Each element is read by several tiles: it is converted once, beforehand.
+    if a_buffer.dtype != step.out.dtype and not tiling.pack_a:
+        # Conversions one by one, where tiles repeat an element, take longer than all of them beforehand.
         if times_in_memory(step.a) > 0.5:
             spread, a_buffer, first = render_spread(f"{step.name}_spread_a", step.a, step.out.dtype)
             phases.append(spread)
@@ -340,9 +340,7 @@ class Tiles:
         row = []
         for j in range(vectors):
             mask = None if self.tiling.pack_b else masks[j]
-            address = self.b.element.moved(f, b, j * lanes)
-            value = load_vector(f, self.b.element.vector(lanes), address, mask, self.b.element.align)
-            row.append(self.b.element.converted(f, value))
+            row.append(self.load_right(self.b.element.moved(f, b, j * lanes), mask))
             if self.tiling.pack_b:
                 prefetch(f, self.b.element.moved(f, b, j * lanes + _AHEAD * self.b.inner[-1]))
         if not (self.a.is_along_sums or self.tiling.pack_a):
@@ -354,6 +352,12 @@ class Tiles:
             repeated = splat(f, self.a.element.load(f, self.a.element.moved(f, a, i * self.a.outer)), lanes)
             sums += [self.multiply_add(repeated, row[j], kept[i * vectors + j]) for j in range(vectors)]
         return sums
+
+    def load_right(self, address: SSA, mask: SSA | None) -> SSA:
+        """Load a vector of the right operand."""
+        element = self.b.element
+        value = load_vector(self.f, element.vector(self.tiling.lanes), address, mask, element.align)
+        return element.converted(self.f, value)
 
     def multiply_add(self, a: SSA, b: SSA, so_far: SSA) -> SSA:
         """Add products of elements to sums so far, side by side."""

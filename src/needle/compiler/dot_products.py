@@ -2,9 +2,10 @@
 
 One instruction multiplies 16 pairs by 16 pairs and adds both products of each to 16 sums of float32. A pair, two
 numbers that stand beside each other in the sum, takes the place that a number of float32 has in `contract`: so this is
-its product of half as many steps, with another multiply-add. The right operand is copied into panels of pairs. The left
-one is read where it lies if it lies along the sum; else it is copied into panels too, or, where it is windows that
-overlap, the memory that it lies in is copied once, each number with the one that follows it in the sum.
+its product of half as many steps, with another multiply-add. The right operand is copied into panels of pairs, unless
+few tiles read it. The left one is read where it lies if it lies along the sum; else it is copied into panels too, or,
+where it is windows that overlap, the memory that it lies in is copied once, each number with the one that follows it in
+the sum.
 
 The sums differ from those of numbers cast to float32 in their order, and in that numbers and sums below 2⁻¹²⁶ are taken
 for 0. What is not finite stays so.
@@ -14,6 +15,7 @@ Reference: Intel Architecture Instruction Set Extensions Programming Reference, 
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from functools import partial
 
@@ -26,12 +28,15 @@ from needle.compiler.packing import Copy, Panels, load_vector, render_pack
 from needle.compiler.render import RenderedKernel
 from needle.compiler.schedule import Contraction
 from needle.compiler.spreading import render_spread, times_in_memory
-from needle.compiler.tiling import Layout, Product, divide
+from needle.compiler.tiling import Layout, Product, Tiling, divide
 
 __all__ = ["render_dot_product"]
 
 # Windows that have each number of an image fewer times than this are copied into panels.
 _OVERLAP = 1.5
+# A right operand is read where it lies by as many tiles, or fewer where pairs of its rows are a multiple of so many
+# numbers apart: they push each other out of the first cache.
+_FEW_READERS, _FEW_ALIASED, _ALIAS_ELEMENTS = 16, 2, 4096
 
 
 def render_dot_product(step: Contraction, host: Host) -> list[RenderedKernel]:
@@ -43,7 +48,8 @@ def render_dot_product(step: Contraction, host: Host) -> list[RenderedKernel]:
     stride = product.a.inner[-1] // 2
     lies_along = stride == 1 and not is_odd
     is_spread = stride > 0 and not (lies_along or is_odd) and times_in_memory(step.a) > _OVERLAP
-    tiling = replace(tiling, pack_a=not (lies_along or is_spread), pack_b=True)
+    pack_b = is_odd or not _is_read_across(product, tiling)
+    tiling = replace(tiling, pack_a=not (lies_along or is_spread), pack_b=pack_b)
     a, b, a_buffer = left_panels(product, tiling), right_panels(product, tiling), step.a.buffer
     phases: list[RenderedKernel] = []
     if is_spread:
@@ -53,10 +59,12 @@ def render_dot_product(step: Contraction, host: Host) -> list[RenderedKernel]:
         a = replace(a, layout=replace(a.layout, offset=a.layout.offset - first))
     elif tiling.pack_a:
         a_buffer = _pack(f"{step.name}_pack_a", a, step.a.buffer, is_odd, phases)
-    b_buffer = _pack(f"{step.name}_pack_b", b, step.b.buffer, is_odd, phases)
+    b_buffer = step.b.buffer
+    if tiling.pack_b:
+        b_buffer = _pack(f"{step.name}_pack_b", b, step.b.buffer, is_odd, phases)
     a_source, b_source = (
         source_of(panels, packed, Element(buffer.dtype, PAIR, PAIR))
-        for panels, packed, buffer in ((a, tiling.pack_a, a_buffer), (b, True, b_buffer))
+        for panels, packed, buffer in ((a, tiling.pack_a, a_buffer), (b, tiling.pack_b, b_buffer))
     )
     return [*phases, _DotTiles(step, product, tiling, a_source, b_source).render(a_buffer, b_buffer)]
 
@@ -71,6 +79,13 @@ def _in_pairs(product: Product) -> Product:
     return replace(product, sums=(*outer, -(-length // 2)), a=paired(product.a), b=paired(product.b))
 
 
+def _is_read_across(product: Product, tiling: Tiling) -> bool:
+    """Tell whether so few tiles read the right operand that they join pairs of its rows themselves."""
+    repeats = math.prod(n for n, stride in zip(product.batch, product.b.batch, strict=True) if stride == 0)
+    aliased = product.b.inner[-1] % _ALIAS_ELEMENTS == 0
+    return product.b.outer == 1 and tiling.rows.count * repeats <= (_FEW_ALIASED if aliased else _FEW_READERS)
+
+
 def _pack(name: str, panels: Panels, source: Buffer, is_odd: bool, phases: list[RenderedKernel]) -> Buffer:
     """Add the function that copies pairs into panels, and return the panels' buffer."""
     packed = replace(panels.buffer(name, source), dtype=PAIR)
@@ -81,6 +96,14 @@ def _pack(name: str, panels: Panels, source: Buffer, is_odd: bool, phases: list[
 def _pair_ahead(f: Function, address: SSA, stride: int) -> SSA:
     """Return the pair of a number and the one that lies `stride` further on."""
     even, odd = (f.load("i16", f.address(address.name, "i16", f.integer(at)), 2) for at in (0, stride))
+    return join_pairs(f, even, odd)
+
+
+def _join_rows(f: Function, address: SSA, stride: int, lanes: int, mask: SSA | None) -> SSA:
+    """Return the pairs of a row and the one that lies `stride` further on."""
+    even, odd = (
+        load_vector(f, f"<{lanes} x i16>", f.address(address.name, "i16", f.integer(at)), mask, 2) for at in (0, stride)
+    )
     return join_pairs(f, even, odd)
 
 
@@ -130,13 +153,7 @@ class _PairCopy(Copy):
             f.store(value, self._target(k, j), self.size)
 
     def _columns(self, column: SSA, k: SSA, mask: SSA | None) -> SSA:
-        f, single = self.f, self.single
-        address = self._source(column, k)
-        even, odd = (
-            load_vector(f, single.vector(self.panels.lanes), single.moved(f, address, at), mask, single.align)
-            for at in (0, self.stride)
-        )
-        return join_pairs(f, even, odd)
+        return _join_rows(self.f, self._source(column, k), self.stride, self.panels.lanes, mask)
 
     def _one(self, column: SSA, k: SSA) -> SSA:
         return _pair_ahead(self.f, self._source(column, k), self.stride)
@@ -144,6 +161,12 @@ class _PairCopy(Copy):
 
 class _DotTiles(Tiles):
     """Writes the function that computes tiles of sums of pairs' products."""
+
+    def load_right(self, address: SSA, mask: SSA | None) -> SSA:
+        """Load pairs of neighbouring columns: from a panel, or from two rows."""
+        if self.tiling.pack_b:
+            return super().load_right(address, mask)
+        return _join_rows(self.f, address, self.b.inner[-1] // 2, self.tiling.lanes, mask)
 
     def multiply_add(self, a: SSA, b: SSA, so_far: SSA) -> SSA:
         """Add the products of pairs to sums so far, side by side."""
