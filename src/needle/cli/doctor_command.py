@@ -84,7 +84,8 @@ def _machine() -> Iterator[Row]:
     yield "memory", "unknown" if memory is None else f"{memory / 2**30:.1f} GiB"
     lanes = processor.vector_bytes // 4
     yield "vectors", f"{processor.vector_bytes * 8} bits ({lanes} float32), {processor.vector_registers} registers"
-    yield "matrix registers", "of bfloat16" if processor.has_tiles else "none"
+    narrow = {"matrix registers": processor.has_tiles, "dot products": processor.has_dots}
+    yield "bfloat16", ", ".join(name for name, is_there in narrow.items() if is_there) or "no instructions"
     yield "threads", f"{needle.get_num_threads()} (ndl.set_num_threads sets them)"
     yield "devices", ", ".join(device.name for device in needle.all_devices() if device.enabled())
     yield "default device", needle.default_device().name

@@ -14,11 +14,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
 
 import numpy as np
 
+from needle.compiler.elements import Element
 from needle.compiler.epilogue import Epilogue
 from needle.compiler.host import Host
 from needle.compiler.ir import SSA, Function, llvm_type
@@ -39,9 +39,10 @@ from needle.compiler.packing import (
 )
 from needle.compiler.render import RenderedKernel, render_kernel
 from needle.compiler.schedule import Contraction
+from needle.compiler.spreading import render_spread, times_in_memory
 from needle.compiler.tiling import Product, Split, Tiling, choose_tiling
 
-__all__ = ["TilesFunction", "render_contraction"]
+__all__ = ["Source", "Tiles", "TilesFunction", "left_panels", "render_contraction", "right_panels", "source_of"]
 
 # Fewer multiply-adds than this are done by one thread.
 _WORTH_SHARING = 400_000
@@ -60,16 +61,25 @@ def render_contraction(step: Contraction, host: Host) -> list[RenderedKernel]:
         return [render_kernel(kernel) for kernel in kernels]
     product, tiling = choose_tiling(step, host)
     phases: list[RenderedKernel] = []
-    a, a_buffer = _operand_a(product, tiling), step.a.buffer
-    b, b_buffer = _operand_b(product, tiling), step.b.buffer
+    a, a_buffer = left_panels(product, tiling), step.a.buffer
+    b, b_buffer = right_panels(product, tiling), step.b.buffer
+    if a_buffer.dtype != step.out.dtype and not tiling.pack_a:
+        # Conversions one by one, where tiles repeat an element, take longer than all of them beforehand.
+        if times_in_memory(step.a) > 0.5:
+            spread, a_buffer, first = render_spread(f"{step.name}_spread_a", step.a, step.out.dtype)
+            phases.append(spread)
+            a = replace(a, layout=replace(a.layout, offset=a.layout.offset - first))
+        else:
+            tiling = replace(tiling, pack_a=True)
     if tiling.pack_a:
         a_buffer = a.buffer(f"{step.name}_a", step.out)
         phases.append(render_pack(f"{step.name}_pack_a", a, step.a.buffer, a_buffer))
     if tiling.pack_b:
         b_buffer = b.buffer(f"{step.name}_b", step.out)
         phases.append(render_pack(f"{step.name}_pack_b", b, step.b.buffer, b_buffer))
-    work = _Tiles(step, product, tiling, _source(a, tiling.pack_a), _source(b, tiling.pack_b))
-    return [*phases, work.render(a_buffer, b_buffer)]
+    elements = [Element(one.dtype, one.dtype, step.out.dtype) for one in (a_buffer, b_buffer)]
+    sources = [source_of(*one) for one in zip((a, b), (tiling.pack_a, tiling.pack_b), elements, strict=True)]
+    return [*phases, Tiles(step, product, tiling, *sources).render(a_buffer, b_buffer)]
 
 
 def _plain_loops(step: Contraction) -> Kernel:
@@ -94,19 +104,24 @@ def _plain_loops(step: Contraction) -> Kernel:
     return Kernel(step.name, (*batch, rows, columns, inner), (summed,), (stage,), step.sources)
 
 
-def _operand_a(product: Product, tiling: Tiling) -> Panels:
+def left_panels(product: Product, tiling: Tiling) -> Panels:
+    """Return how the left operand is cut into panels."""
     rows, lanes = product.rows, tiling.lanes
     return Panels(product.a, product.batch, rows, product.sums, tiling.rows, 1, tiling.a_width, lanes)
 
 
-def _operand_b(product: Product, tiling: Tiling) -> Panels:
+def right_panels(product: Product, tiling: Tiling) -> Panels:
+    """Return how the right operand is cut into panels."""
     columns, lanes = product.columns, tiling.lanes
     return Panels(product.b, product.batch, columns, product.sums, tiling.vectors, lanes, tiling.b_width, lanes)
 
 
 @dataclass(frozen=True, slots=True)
-class _Source:
-    """Where a tile's operand begins and how it goes on: start + batch · at + panel · number + outer · first element."""
+class Source:
+    """Where a tile's operand begins and how it goes on: start + batch · at + panel · number + outer · first element.
+
+    All of it is counted in what `element` says of memory.
+    """
 
     start: int
     batch: tuple[int, ...]
@@ -114,26 +129,33 @@ class _Source:
     first: int
     outer: int
     inner: tuple[int, ...]
+    element: Element
+
+    @property
+    def is_along_sums(self) -> bool:
+        """Whether what one step after another takes lies side by side."""
+        return self.inner[-1] * self.element.memory.itemsize == self.element.loaded.itemsize
 
     def begin(self, f: Function, at: Sequence[SSA], number: SSA, first: SSA) -> SSA:
         """Return where the operand of a tile begins."""
         return offset(f, [*at, number, first], [*self.batch, self.panel, self.first], self.start)
 
 
-def _source(panels: Panels, is_packed: bool) -> _Source:
+def source_of(panels: Panels, is_packed: bool, element: Element) -> Source:
+    """Return where tiles find an operand: in panels, or where it lies."""
     if is_packed:
         inner = [panels.width]
         for length in reversed(panels.sums[1:]):
             inner.insert(0, inner[0] * length)
-        return _Source(0, panels.batch_strides, panels.inner * panels.width, 0, 1, tuple(inner))
+        return Source(0, panels.batch_strides, panels.inner * panels.width, 0, 1, tuple(inner), element)
     layout = panels.layout
-    return _Source(layout.offset, layout.batch, 0, layout.outer, layout.outer, layout.inner)
+    return Source(layout.offset, layout.batch, 0, layout.outer, layout.outer, layout.inner, element)
 
 
-class _Tiles:
+class Tiles:
     """Writes the function that computes tiles begin … end − 1 of the result, block by block."""
 
-    def __init__(self, step: Contraction, product: Product, tiling: Tiling, a: _Source, b: _Source) -> None:
+    def __init__(self, step: Contraction, product: Product, tiling: Tiling, a: Source, b: Source) -> None:
         self.step = step
         self.product = product
         self.tiling = tiling
@@ -269,8 +291,8 @@ class _Tiles:
         self, place: _TilePlace, rows: int, vectors: int, starts: Sequence[SSA], masks: Sequence[SSA | None]
     ) -> list[SSA]:
         """Write the loops over the sum, all sums in registers, and return them."""
-        scalar = llvm_type(self.step.out.dtype)
-        a, b = self.f.address("%a", scalar, place.a), self.f.address("%b", scalar, place.b)
+        a = self.f.address("%a", self.a.element.unit, place.a)
+        b = self.f.address("%b", self.b.element.unit, place.b)
         return self._axis(0, (a, b), (place.begin, place.end), (rows, vectors, masks), starts)
 
     def _axis(
@@ -283,7 +305,6 @@ class _Tiles:
     ) -> list[SSA]:
         """Write the loop over one axis of the sum, and those inside it."""
         f, vector = self.f, starts[0].type
-        scalar = llvm_type(self.step.out.dtype)
         end = opaque(f, bounds[1])
         before, body, done = f.block, f.fresh("body"), f.fresh("done")
         f.do(f"br label {body}")
@@ -293,7 +314,9 @@ class _Tiles:
         heads = len(f.lines)
         f.lines.extend([""] * (1 + len(kept)))
         a, b = (
-            f.address(pointer.name, scalar, f.binary("mul nsw", SSA(k, "i64"), f.integer(source.inner[axis])))
+            f.address(
+                pointer.name, source.element.unit, f.binary("mul nsw", SSA(k, "i64"), f.integer(source.inner[axis]))
+            )
             for pointer, source in zip(at, (self.a, self.b), strict=True)
         )
         if axis + 1 < len(self.product.sums):
@@ -314,24 +337,31 @@ class _Tiles:
     def _step(self, a: SSA, b: SSA, tile: tuple[int, int, Sequence[SSA | None]], kept: Sequence[SSA]) -> list[SSA]:
         """Write one step of the sum: a few vectors of the right operand times an element of each row of the left."""
         f, lanes, (rows, vectors, masks) = self.f, self.tiling.lanes, tile
-        dtype: np.dtype[Any] = self.step.out.dtype
-        scalar, vector, size = llvm_type(dtype), kept[0].type, dtype.itemsize
         row = []
         for j in range(vectors):
             mask = None if self.tiling.pack_b else masks[j]
-            row.append(load_vector(f, vector, self._moved(b, j * lanes), mask, size))
+            row.append(self.load_right(self.b.element.moved(f, b, j * lanes), mask))
             if self.tiling.pack_b:
-                prefetch(f, self._moved(b, j * lanes + _AHEAD * self.b.inner[-1]))
-        if self.a.inner[-1] != 1 and not self.tiling.pack_a:
+                prefetch(f, self.b.element.moved(f, b, j * lanes + _AHEAD * self.b.inner[-1]))
+        if not (self.a.is_along_sums or self.tiling.pack_a):
             # Each step's elements lie in a line (or two) of their own, too far apart for the processor to foresee.
             for i in dict.fromkeys([0, rows - 1]):
-                prefetch(f, self._moved(a, i * self.a.outer + _AHEAD * self.a.inner[-1]))
+                prefetch(f, self.a.element.moved(f, a, i * self.a.outer + _AHEAD * self.a.inner[-1]))
         sums = []
         for i in range(rows):
-            element = f.load(scalar, self._moved(a, i * self.a.outer), size)
-            repeated = splat(f, element, lanes)
-            sums += [f.intrinsic("fma", repeated, row[j], kept[i * vectors + j]) for j in range(vectors)]
+            repeated = splat(f, self.a.element.load(f, self.a.element.moved(f, a, i * self.a.outer)), lanes)
+            sums += [self.multiply_add(repeated, row[j], kept[i * vectors + j]) for j in range(vectors)]
         return sums
+
+    def load_right(self, address: SSA, mask: SSA | None) -> SSA:
+        """Load a vector of the right operand."""
+        element = self.b.element
+        value = load_vector(self.f, element.vector(self.tiling.lanes), address, mask, element.align)
+        return element.converted(self.f, value)
+
+    def multiply_add(self, a: SSA, b: SSA, so_far: SSA) -> SSA:
+        """Add products of elements to sums so far, side by side."""
+        return self.f.intrinsic("fma", a, b, so_far)
 
     def _moved(self, address: SSA, elements: int) -> SSA:
         return self.f.address(address.name, llvm_type(self.step.out.dtype), self.f.integer(elements))

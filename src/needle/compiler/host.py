@@ -26,6 +26,7 @@ class Host:
     first_cache_bytes: int
     second_cache_bytes: int
     has_tiles: bool = False  # registers of whole matrices of bfloat16, which this process may use
+    has_dots: bool = False  # instructions that add products of pairs of bfloat16 to vectors of float32
 
     @property
     def pause(self) -> str:
@@ -63,7 +64,8 @@ def host() -> Host:
     # LLVM uses half the vector width of some processors unless told otherwise.
     flags = f"{flags},-prefer-256-bit" if is_x86 else flags
     caches = _cache_bytes(1) or 32 << 10, _cache_bytes(2) or 512 << 10
-    return Host(llvm.get_host_cpu_name(), flags, vector_bytes, registers, is_x86, *caches, _has_tiles(features))
+    narrow = _has_tiles(features), vector_bytes == 64 and bool(features.get("avx512bf16"))
+    return Host(llvm.get_host_cpu_name(), flags, vector_bytes, registers, is_x86, *caches, *narrow)
 
 
 def _has_tiles(features: Mapping[str, bool]) -> bool:

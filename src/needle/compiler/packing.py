@@ -9,15 +9,17 @@ matrix's edge hold anything: the tile does not store what comes of them.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from needle.compiler.elements import Element
 from needle.compiler.ir import SSA, Function, llvm_type
 from needle.compiler.loops import Buffer
 from needle.compiler.render import RenderedKernel
 from needle.compiler.tiling import Layout, Split
 
 __all__ = [
+    "Copy",
     "Panels",
     "coordinates",
     "load_vector",
@@ -154,8 +156,10 @@ def _mangled(vector: str) -> str:
     return f"v{count}{ {'float': 'f32', 'double': 'f64'}.get(element, element) }"
 
 
-def render_pack(name: str, panels: Panels, source: Buffer, packed: Buffer) -> RenderedKernel:
-    """Write the function that copies a matrix into panels."""
+def render_pack(
+    name: str, panels: Panels, source: Buffer, packed: Buffer, copy: Callable[..., Copy] | None = None
+) -> RenderedKernel:
+    """Write the function that copies a matrix into panels; `copy` writes how one panel's steps are."""
     parameters = ["ptr noalias %packed", "ptr noalias %source", "i64 %begin", "i64 %end"]
     f = Function(name, parameters, "nounwind noinline #0")
     *outside, steps = panels.sums
@@ -170,21 +174,32 @@ def render_pack(name: str, panels: Panels, source: Buffer, packed: Buffer) -> Re
         target = f.binary("mul nsw", number, f.integer(steps * panels.width))
         begin = f.binary("mul nsw", piece, f.integer(_PIECE))
         end = f.intrinsic("smin", f.binary("add nsw", begin, f.integer(_PIECE)), f.integer(steps))
-        _Copy(f, panels, packed, matrix, first, target).write(begin, end)
+        (copy or Copy)(f, panels, (source, packed), matrix, first, target).write(begin, end)
     parts = math.prod([*panels.own_batch, panels.split.count, *outside, pieces])
     return RenderedKernel(f, (packed, source), parts, packed.size >= _WORTH_SHARING, 1)
 
 
-class _Copy:
-    """Writes the copy of one panel's steps."""
+class Copy:
+    """Writes the copy of one panel's steps: elements of the packed type, converted to it where the source has another.
+
+    Args:
+        f: the function to write into.
+        panels: all panels.
+        buffers: what is copied, and what into.
+        matrix: where the panel's matrix begins.
+        first: the number of the panel's first column.
+        target: where the panel begins.
+    """
 
     def __init__(  # noqa: PLR0917
-        self, f: Function, panels: Panels, packed: Buffer, matrix: SSA, first: SSA, target: SSA
+        self, f: Function, panels: Panels, buffers: tuple[Buffer, Buffer], matrix: SSA, first: SSA, target: SSA
     ) -> None:
         self.f = f
         self.panels = panels
+        source, packed = buffers
+        self.element = Element(source.dtype, source.dtype, packed.dtype)
         self.scalar, self.size = llvm_type(packed.dtype), packed.dtype.itemsize
-        self.vector = f"<{panels.lanes} x {self.scalar}>"
+        self.steps = panels.sums[-1]
         self.matrix = matrix
         self.first = first
         self.target = target
@@ -201,7 +216,21 @@ class _Copy:
 
     def _source(self, column: SSA, k: SSA) -> SSA:
         at = offset(self.f, [column, k], (self.panels.layout.outer, self.panels.layout.inner[-1]))
-        return self.f.address("%source", self.scalar, self.f.binary("add nsw", self.matrix, at))
+        return self.f.address("%source", self.element.unit, self.f.binary("add nsw", self.matrix, at))
+
+    def _columns(self, column: SSA, k: SSA, mask: SSA | None) -> SSA:
+        """Load a vector of one step of neighbouring columns."""
+        return self._vector(self.panels.lanes, column, k, mask)
+
+    def _vector(self, lanes: int, column: SSA, k: SSA, mask: SSA | None) -> SSA:
+        """Load what lies side by side from one step of one column on."""
+        element = self.element
+        value = load_vector(self.f, element.vector(lanes), self._source(column, k), mask, element.align)
+        return element.converted(self.f, value)
+
+    def _one(self, column: SSA, k: SSA) -> SSA:
+        """Load one step of one column."""
+        return self.element.load(self.f, self._source(column, k))
 
     def _target(self, k: SSA, j: SSA) -> SSA:
         at = offset(self.f, [k, j], (self.panels.width, 1))
@@ -216,14 +245,13 @@ class _Copy:
         masks = [None if whole else mask_below(f, limit, panels.lanes) for limit in left]
         with f.loop(begin, end) as k:
             for j, column, mask in zip(starts, columns, masks, strict=True):
-                value = load_vector(f, self.vector, self._source(column, k), mask, self.size)
+                value = self._columns(column, k, mask)
                 f.store(value, self._target(k, f.integer(j)), self.size)
 
     def _along_sums(self, begin: SSA, end: SSA) -> None:
         f, panels = self.f, self.panels
-        side, steps = min(panels.lanes, _SQUARE), panels.sums[-1]
+        side, steps = min(panels.lanes, _SQUARE), self.steps
         short = min(side, steps)
-        vector = f"<{side} x {self.scalar}>"
         mask = mask_below(f, f.integer(short), side) if short < side else None
         last = f.integer(panels.outer - 1)
         with f.loop(begin, end, side) as start:
@@ -234,7 +262,7 @@ class _Copy:
                 for i in range(side):
                     column = f.binary("add nsw", f.binary("add nsw", self.first, j), f.integer(i))
                     column = f.intrinsic("smin", column, last)
-                    rows.append(load_vector(f, vector, self._source(column, k), mask, self.size))
+                    rows.append(self._vector(side, column, k, mask))
                 for i, row in enumerate(self._transposed(rows)[:short]):
                     f.store(row, self._target(f.binary("add nsw", k, f.integer(i)), j), self.size)
 
@@ -259,8 +287,7 @@ class _Copy:
         last = f.integer(panels.outer - 1)
         with f.loop(begin, end) as k, f.loop(f.integer(0), f.integer(panels.width)) as j:
             column = f.intrinsic("smin", f.binary("add nsw", self.first, j), last)
-            value = f.load(self.scalar, self._source(column, k), self.size)
-            f.store(value, self._target(k, j), self.size)
+            f.store(self._one(column, k), self._target(k, j), self.size)
 
 
 def _is_even(split: Split) -> bool:

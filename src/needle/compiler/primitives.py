@@ -17,7 +17,7 @@ from typing import Any, Protocol, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from needle.dtype import bfloat16
+from needle.dtype import is_narrow
 
 __all__ = ["ELEMENTWISE", "PRIMITIVES", "PRODUCTS", "UFUNC_OF", "Primitive"]
 
@@ -202,7 +202,7 @@ def _infer_matmul(a: Operand, b: Operand) -> Kind:
 
 
 def _infer_widening_matmul(a: Operand, b: Operand) -> Kind:
-    assert a.dtype == bfloat16
+    assert is_narrow(a.dtype)
     return _infer_matmul(a, b)[0], np.dtype(np.float32)
 
 
@@ -268,7 +268,7 @@ _ROWS = [
 # Those that compute each element of the result from the operands' elements at the same place.
 ELEMENTWISE = frozenset(UFUNC_OF) | {"erf", "where", "cast", "after"}
 
-# Matrix products; the second of bfloat16, summed in float32, which a pass puts in place of the first.
+# Matrix products; the second of float16 or bfloat16, summed in float32, which a pass puts in place of the first.
 PRODUCTS = frozenset({"matmul", "widening_matmul"})
 
 PRIMITIVES: dict[str, Primitive] = {row.name: row for row in _ROWS}

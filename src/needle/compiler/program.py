@@ -14,7 +14,6 @@ from functools import partial
 
 from needle.compiler.alike import Renderings
 from needle.compiler.borders import render_bordered
-from needle.compiler.contract import render_contraction
 from needle.compiler.host import Host
 from needle.compiler.ir import Function
 from needle.compiler.loops import Kernel
@@ -22,6 +21,7 @@ from needle.compiler.math import math_functions
 from needle.compiler.memory import Arena, plan_memory
 from needle.compiler.native import MODULE_BREAK
 from needle.compiler.postpone import postpone
+from needle.compiler.products import render_product
 from needle.compiler.rebase import rebase
 from needle.compiler.render import RenderedKernel, render_kernel
 from needle.compiler.round_code import RoundCode, render_rounds
@@ -29,7 +29,6 @@ from needle.compiler.rounds import in_moments, make_rounds
 from needle.compiler.row_blocks import in_row_blocks
 from needle.compiler.schedule import Program, Step
 from needle.compiler.sharing import share_functions, share_packed
-from needle.compiler.tile_products import render_tile_product
 
 __all__ = ["Module", "render_program"]
 
@@ -83,8 +82,7 @@ def _render_step(step: Step, host: Host) -> list[RenderedKernel]:
     """Return the functions that compute a step, in order."""
     if isinstance(step, Kernel):
         return [render_bordered(kernel) or render_kernel(kernel) for kernel in in_row_blocks(step)]
-    is_narrow = step.a.buffer.dtype != step.out.dtype
-    return (render_tile_product if is_narrow else render_contraction)(step, host)
+    return render_product(step, host)
 
 
 def _modules(rounds: RoundCode, kernels: Sequence[Function], host: Host) -> list[str]:

@@ -38,8 +38,9 @@ class Stages:
 
     def __init__(self, graph: Graph, may_overwrite: Mapping[int, int]) -> None:
         self.simplified = simplify(sink_permutations(simplify(graph)))
-        if host().has_tiles:
-            self.simplified = simplify(narrow_products(self.simplified))
+        narrowed = narrow_products(self.simplified)
+        if narrowed is not self.simplified:
+            self.simplified = simplify(narrowed)
         self.simplified = simplify(reduce_rows_first(self.simplified))
         program, self.overwrites = overwrite_inputs(schedule(self.simplified), may_overwrite)
         self.program: Program = keep_inside(program)

@@ -7,13 +7,14 @@ The division does not depend on how many threads there are, so that every number
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from needle.compiler.host import Host
 from needle.compiler.operand import Walk, refine
 from needle.compiler.schedule import Contraction
 
-__all__ = ["Layout", "Product", "Split", "Tiling", "choose_tiling"]
+__all__ = ["Layout", "Product", "Split", "Tiling", "choose_tiling", "divide"]
 
 # A multiply-add takes so many cycles, and two can start in each: a tile with fewer sums in flight waits. Of the two
 # loads that a cycle could have, this many were measured beside multiply-adds.
@@ -188,8 +189,13 @@ class Tiling:
 
 def choose_tiling(step: Contraction, host: Host) -> tuple[Product, Tiling]:
     """Return how to see a contraction as a product, and how to divide that on this host."""
+    return divide(Product.candidates(step), host)
+
+
+def divide(candidates: Sequence[Product], host: Host) -> tuple[Product, Tiling]:
+    """Return the best of several ways to see a product, and how to divide it on this host."""
     choices = []
-    for product in Product.candidates(step):
+    for product in candidates:
         lanes = host.vector_bytes // product.item_bytes
         tile = _choose_tile(product.rows, -(-product.columns // lanes), product.inner, host.vector_registers)
         choices.append((_cycles(*tile, product.inner) * math.prod(product.batch), product, tile))
