@@ -15,6 +15,7 @@ from needle.compiler.in_place import overwrite_inputs
 from needle.compiler.layout import sink_permutations
 from needle.compiler.narrow import narrow_products
 from needle.compiler.native import compile_modules, load_modules
+from needle.compiler.overhang import without_borders
 from needle.compiler.program import render_program
 from needle.compiler.runtime import run_program
 from needle.compiler.schedule import schedule
@@ -41,7 +42,7 @@ class Executable:
         self.simplified = simplify(sink_permutations(simplify(graph)))
         if host().has_tiles:
             self.simplified = simplify(narrow_products(self.simplified))
-        program = schedule(self.simplified)
+        program = without_borders(schedule(self.simplified), host())
         self.program, self.overwrites = overwrite_inputs(program, may_overwrite or {})
         self.module = render_program(self.program, host())
         self._address, self._code = load_modules(cached_object(self.module.text, compile_modules), "program")
