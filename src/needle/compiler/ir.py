@@ -104,8 +104,9 @@ class Function:
 
     def compare(self, predicate: str, a: SSA, b: SSA) -> SSA:
         """Compare with a predicate of fcmp (on floats) or icmp."""
-        kind = "icmp" if a.type.startswith("i") else "fcmp"
-        return self.emit("i1", f"{kind} {predicate} {a}, {b.name}")
+        lanes, _, element = a.type.rpartition(" x ")
+        kind = "icmp" if element.startswith("i") else "fcmp"
+        return self.emit(f"{lanes} x i1>" if lanes else "i1", f"{kind} {predicate} {a}, {b.name}")
 
     def slot(self, type_: str, count: int = 1) -> SSA:
         """Reserve memory on the stack, once a call."""

@@ -29,6 +29,7 @@ from needle.compiler.rounds import in_moments, make_rounds
 from needle.compiler.row_blocks import in_row_blocks
 from needle.compiler.schedule import Program, Step
 from needle.compiler.sharing import share_functions, share_packed
+from needle.compiler.stencil_code import render_stencil
 
 __all__ = ["Module", "render_program"]
 
@@ -81,8 +82,12 @@ def render_program(program: Program, host: Host) -> Module:
 def _render_step(step: Step, host: Host) -> list[RenderedKernel]:
     """Return the functions that compute a step, in order."""
     if isinstance(step, Kernel):
-        return [render_bordered(kernel) or render_kernel(kernel) for kernel in in_row_blocks(step)]
+        return [_render_kernel(kernel, host) for kernel in in_row_blocks(step)]
     return render_product(step, host)
+
+
+def _render_kernel(kernel: Kernel, host: Host) -> RenderedKernel:
+    return render_bordered(kernel) or render_stencil(kernel, host) or render_kernel(kernel)
 
 
 def _modules(rounds: RoundCode, kernels: Sequence[Function], host: Host) -> list[str]:

@@ -14,6 +14,7 @@ from needle.compiler.in_place import overwrite_inputs
 from needle.compiler.inner_buffers import keep_inside
 from needle.compiler.layout import sink_permutations
 from needle.compiler.narrow import narrow_products
+from needle.compiler.overhang import without_borders
 from needle.compiler.program import Module, render_program
 from needle.compiler.schedule import Program, schedule
 from needle.compiler.simplify import simplify
@@ -42,6 +43,6 @@ class Stages:
         if narrowed is not self.simplified:
             self.simplified = simplify(narrowed)
         self.simplified = simplify(reduce_rows_first(self.simplified))
-        program, self.overwrites = overwrite_inputs(schedule(self.simplified), may_overwrite)
+        program, self.overwrites = overwrite_inputs(without_borders(schedule(self.simplified), host()), may_overwrite)
         self.program: Program = keep_inside(program)
         self.module: Module = render_program(self.program, host())
