@@ -18,10 +18,8 @@ from needle.nn.module import Module
 from needle.nn.normalization import LayerNorm
 from needle.nn.positions import RotaryPositions
 from needle.ops import (
-    ScaledDotProductAttention,
     concatenate,
     gelu,
-    matmul,
     permute,
     relu,
     reshape,
@@ -83,7 +81,7 @@ class Attention(Module):
         num_heads: into how many heads they are divided.
         context_features: the number of features of a context; num_features where not given.
         bias: whether the projections have one.
-        dropout: the probability that a weight is dropped in training. The weights are there as a whole then.
+        dropout: the probability that a weight is dropped in training.
         rotary: turns queries and keys by their positions.
         device: where the parameters live; the CPU where not given.
         dtype: of the parameters.
@@ -155,10 +153,8 @@ class Attention(Module):
         return parts[0], parts[1]
 
     def _gather(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool) -> Tensor:
-        if not (self.training and isinstance(self.dropout, Dropout)):
-            return scaled_dot_product_attention(q, k, v, mask, causal=causal)
-        masks = () if mask is None else (mask,)
-        return matmul(self.dropout(ScaledDotProductAttention(causal).weights(q, k, *masks)), v)
+        dropout = self.dropout.p if self.training and isinstance(self.dropout, Dropout) else 0.0
+        return scaled_dot_product_attention(q, k, v, mask, causal=causal, dropout=dropout)
 
     def extra_repr(self) -> str:
         """Return the number of heads."""
