@@ -7,6 +7,7 @@ import needle as ndl
 from needle import nn, optim
 from needle.errors import SettingError, ShapeError
 from needle.models import LanguageModel
+from needle.train import TokenSampler, sample_tokens
 
 KINDS = ["rnn", "lstm", "gru", "transformer"]
 
@@ -120,3 +121,26 @@ def test_what_is_wrong_is_said():
         make("rnn")(ndl.Tensor(tokens(5)))
     with pytest.raises(ShapeError):
         make("transformer")(ndl.Tensor(tokens(6, 2)))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_generating_goes_on_from_all_that_was_read(kind):
+    model, ids = make(kind, dropout=0.3, dtype="float64"), tokens(2, 3)
+    found = model.generate(ids, 6)  # further than the transformer sees
+    assert model.training
+    model.eval()
+    expected = ids
+    for _ in range(6):
+        seen = expected[:, -5:] if kind == "transformer" else expected
+        logits = model(ndl.Tensor(seen.T))[0].numpy()[-2:]
+        expected = np.concatenate([expected, logits.argmax(axis=-1)[:, None]], axis=1)
+    np.testing.assert_array_equal(found, expected)
+    drawn = [int(one) for one in sample_tokens(model, ids[0], 6, TokenSampler(temperature=0))]
+    np.testing.assert_array_equal(drawn, expected[0, 3:])
+
+
+def test_generating_needs_a_token():
+    with pytest.raises(
+        ShapeError, match=r"LanguageModel.generate: takes token ids \(B, T\), one at least, got shape \(2, 0\)"
+    ):
+        make("lstm").generate(np.zeros((2, 0)), 3)

@@ -7,6 +7,7 @@ import pytest
 
 import needle as ndl
 from needle import ops
+from needle.ops.attention_blocks import kept_weights
 
 from .differences import check_gradients
 
@@ -88,27 +89,62 @@ def test_several_blocks_are_one_compiled():
         np.testing.assert_allclose(one.numpy(), other, rtol=2e-4, atol=2e-4)
 
 
-def eager_peak(length):
+def test_dropped_weights_are_the_same_compiled_and_drawn_anew_each_time():
+    q, k, v = operands(*[(1, 2, 700, 4)] * 3)
+
+    def gradients(q, k, v):
+        y = ndl.scaled_dot_product_attention(q, k, v, dropout=0.25)
+        (y * y).sum().backward()
+        return y, q.grad, k.grad, v.grad
+
+    np.random.seed(3)
+    eager = [[one.numpy() for one in gradients(q, k, v)] for _ in range(2)]
+    np.random.seed(3)
+    step = ndl.jit(gradients)
+    compiled = [[one.numpy() for one in step(q, k, v)] for _ in range(2)]
+    for expected, found in zip(eager, compiled, strict=True):
+        for one, other in zip(found, expected, strict=True):
+            np.testing.assert_allclose(one, other, rtol=1e-9, atol=1e-11)
+    assert (eager[0][0] != eager[1][0]).all()
+
+
+def test_weights_are_dropped_as_often_as_asked_and_in_no_pattern():
+    seed = np.array([1, 2], dtype="uint32")
+    kept = kept_weights(seed, (2, 3), 200, (slice(0, 200), slice(0, 300)), 0.3)
+    for axes, count in (((3,), 300), ((2,), 200), ((0, 1), 6)):
+        spread = kept.mean(axis=axes).std()
+        np.testing.assert_allclose(spread, np.sqrt(0.21 / count), rtol=0.05)
+    np.testing.assert_allclose(kept.mean(), 0.7, atol=0.002)
+    signs = kept.reshape(-1, 300) - 0.7  # no two rows, and no two columns, are alike
+    for one in (signs, signs.T):
+        products = np.abs(np.corrcoef(one) - np.eye(len(one)))
+        assert products.max() < 6 / np.sqrt(one.shape[1])
+
+
+def eager_peak(length, **options):
     q, k, v = operands(*[(1, 1, length, 8)] * 3, dtype="float32")
+    bias = operands((1, length), dtype="float32")[0]
     tracemalloc.start()
-    (ndl.scaled_dot_product_attention(q, k, v, causal=True) ** 2).sum().backward()
+    (ndl.scaled_dot_product_attention(q, k, v, bias, **options) ** 2).sum().backward()
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     return peak
 
 
-def compiled_peak(length):
+def compiled_peak(length, **options):
     q, k, v = operands(*[(1, 1, length, 8)] * 3, dtype="float32")
 
     @ndl.jit
     def gradients(q, k, v):
-        (ops.ScaledDotProductAttention(causal=True, block=128)(q, k, v) ** 2).sum().backward()
+        seed = [ndl.Tensor(np.array([1, 2], dtype="uint32"), requires_grad=False)] if options.get("dropout") else []
+        (ops.ScaledDotProductAttention(block=128, **options)(q, k, v, *seed) ** 2).sum().backward()
         return q.grad, k.grad, v.grad
 
     return gradients.lower(q, k, v).program.executable.module.arena.size
 
 
-def test_memory_grows_with_the_length_and_not_with_its_square():
-    assert eager_peak(4096) < 2.6 * eager_peak(2048)
-    assert eager_peak(4096) < 4096 * 4096 * 4 / 4  # a quarter of one matrix of weights
-    assert compiled_peak(1024) < 2.6 * compiled_peak(512)
+@pytest.mark.parametrize("options", [{}, {"causal": True}, {"dropout": 0.1}], ids=["plain", "causal", "dropout"])
+def test_memory_grows_with_the_length_and_not_with_its_square(options):
+    assert eager_peak(8192, **options) < 2.3 * eager_peak(4096, **options)
+    assert eager_peak(4096, **options) < 4096 * 4096 * 4 / 4  # a quarter of one matrix of weights
+    assert compiled_peak(2048, **options) < 2.3 * compiled_peak(1024, **options)

@@ -183,5 +183,7 @@ def test_wrong_settings_are_told():
         nn.Attention(8, 3)
     with pytest.raises(ShapeError, match=r"x is \(B, T, features\)"):
         nn.Attention(8, 2)(rows(5, 8, dtype="float32"))
-    with pytest.raises(SettingError, match="the activation is one of relu, gelu, got 'swish'"):
+    with pytest.raises(
+        SettingError, match="the activation is one of relu, gelu, silu, or a function of a Tensor, got 'swish'"
+    ):
         nn.TransformerEncoderLayer(8, 2, activation="swish")

@@ -350,6 +350,8 @@ def after(x: trace.TracedArray, *others: trace.TracedArray) -> trace.TracedArray
     """Return the elements of `x`, to be read only once there are the others: what is made of them is computed anew."""
     node = x.node
     for one in others:
+        if not math.prod(one.shape):  # there is nothing to wait for
+            continue
         first = reshape(take_by_index(reshape(one, (-1,)), slice(0, 1)), (1,) * x.ndim)
         node = make_node("after", (node, trace.broadcast_node(first.node, x.shape)), trace.user_source())
     return trace.TracedArray(node)

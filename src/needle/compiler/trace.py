@@ -145,6 +145,12 @@ class TracedArray:
 
     __rand__, __ror__, __rxor__ = __and__, __or__, __xor__
 
+    def __lshift__(self, other: Any) -> TracedArray:
+        return apply_ufunc(np.left_shift, self, other)
+
+    def __rshift__(self, other: Any) -> TracedArray:
+        return apply_ufunc(np.right_shift, self, other)
+
     def __eq__(self, other: object) -> TracedArray:  # type: ignore[override]
         return apply_ufunc(np.equal, self, other)
 

@@ -33,6 +33,10 @@ class CPUDevice(Device):
         """Draw float64 numbers from N(0, 1), without the copy that another device needs."""
         return random.randn(*shape)
 
+    def randint(self, low: int, high: int, size: int | tuple[int, ...]) -> Array:
+        """Draw int64 numbers from low to high − 1, without the copy that another device needs."""
+        return random.randint(low, high, size)
+
 
 _CPU = CPUDevice()
 

@@ -69,6 +69,10 @@ class Device:
         """Draw float64 numbers from N(0, 1): one `np.random.randn(*shape)`."""
         return self.array(random.randn(*shape))
 
+    def randint(self, low: int, high: int, size: int | tuple[int, ...]) -> Array:
+        """Draw int64 numbers from low to high − 1: one `np.random.randint(low, high, size)`."""
+        return self.array(random.randint(low, high, size))
+
     def one_hot(self, n: int, indices: Array, dtype: DTypeLike = "float32") -> Array:
         """Return rows of the n × n identity matrix, one for each index."""
         xp = self.array_namespace

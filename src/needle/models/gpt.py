@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,25 +13,24 @@ from needle import init
 from needle.autograd import Tensor, no_grad
 from needle.device import Device
 from needle.errors import SettingError, ShapeError
+from needle.models.generation import Choose, Generator
 from needle.nn import (
     Embedding,
     KeyValueCache,
     LayerNorm,
     LearnedPositions,
     Linear,
-    Module,
     Parameter,
     RotaryPositions,
     TransformerEncoderLayer,
 )
-from needle.nn.module import evaluating
 from needle.nn.transformer_layers import dropout_layer
 from needle.ops import matmul, transpose
 
 __all__ = ["GPT"]
 
 
-class GPT(Module):
+class GPT(Generator):
     """Vectors of tokens and of positions, a row of causal transformer layers, and a logit for each token to follow.
 
     Formula::
@@ -118,40 +117,12 @@ class GPT(Module):
         x = self.norm(x)
         return matmul(x, transpose(self.embedding.weight)) if self.head is None else self.head(x)
 
-    def generate(
-        self,
-        ids: NDArray[Any],
-        count: int,
-        choose: Callable[[NDArray[Any]], NDArray[Any]] | None = None,
-    ) -> NDArray[np.int64]:
-        """Continue sequences token by token.
+    def stream(self, ids: NDArray[np.int64], count: int, choose: Choose) -> Iterator[NDArray[np.int64]]:
+        """Yield what follows sequences (B, T), token by token: (B,) each. The mode is left as it is.
 
         Positions that were computed once are not computed again, until there are more than `max_length`: from there on
         the last ones are read anew for each token.
-
-        Args:
-            ids: (B, T), what there is already, one token at least.
-            count: how many tokens to add.
-            choose: makes token ids (B,) of logits (B, vocab_size); the most probable ones where None.
-
-        Returns:
-            (B, T + count).
-
-        Raises:
-            ShapeError: ids that are no (B, T) with a token at least.
         """
-        ids = np.asarray(ids).astype(np.int64)
-        if ids.ndim != 2 or not ids.shape[1]:
-            raise ShapeError(f"GPT.generate: takes token ids (B, T), one at least, got shape {ids.shape}")
-        choose = choose or (lambda logits: logits.argmax(axis=-1))
-        with evaluating(self):
-            new = [one[:, None] for one in self.stream(ids, count, choose)]
-        return np.concatenate([ids, *new], axis=1)
-
-    def stream(
-        self, ids: NDArray[np.int64], count: int, choose: Callable[[NDArray[Any]], NDArray[Any]]
-    ) -> Iterator[NDArray[np.int64]]:
-        """Yield what follows sequences, token by token: (B,) each. See `generate`; the mode is left as it is."""
         caches = [KeyValueCache() for _ in self.layers]
         new = ids[:, -self.max_length :]
         for _ in range(count):

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from numpy.typing import DTypeLike
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
 
-from needle.autograd import Tensor
+from needle.autograd import Tensor, no_grad
 from needle.device import Device
 from needle.errors import SettingError, ShapeError
+from needle.models.generation import Choose, Generator
 from needle.nn import GRU, LSTM, RNN, Embedding, Linear, Module, Transformer
 from needle.ops import reshape
 
@@ -26,7 +28,7 @@ SEQUENCE_MODELS: Mapping[str, Callable[..., Module]] = {
 }
 
 
-class LanguageModel(Module):
+class LanguageModel(Generator):
     """Vectors of tokens, a network that goes along them, and a linear map to a logit for each token that may follow.
 
     Formula::
@@ -88,6 +90,8 @@ class LanguageModel(Module):
         place: dict[str, Any] = {"device": device, "dtype": dtype}
         is_transformer = seq_model == "transformer"
         own = {"sequence_len": seq_len} if is_transformer else {}
+        # A transformer has no state: it looks at the tokens themselves, so many at most.
+        self.window = seq_len if is_transformer else None
         self.embedding = Embedding(output_size, embedding_size, **place)
         make = SEQUENCE_MODELS[seq_model]
         self.seq_model = make(embedding_size, hidden_size, num_layers, dropout=dropout, **own, **place)
@@ -99,3 +103,19 @@ class LanguageModel(Module):
             raise ShapeError(f"LanguageModel: takes token ids (T, B), got shape {x.shape}")
         y, h = self.seq_model(self.embedding(x), h)
         return self.linear(reshape(y, (-1, y.shape[-1]))), h
+
+    def stream(self, ids: NDArray[np.int64], count: int, choose: Choose) -> Iterator[NDArray[np.int64]]:
+        """Yield what follows sequences (B, T), token by token: (B,) each. The mode is left as it is.
+
+        Recurrent networks read each token once. A transformer reads the last `seq_len` of them anew for each token.
+        """
+        state: State | None = None
+        new = ids.T  # (T, B)
+        for _ in range(count):
+            with no_grad():
+                logits, state = self(
+                    Tensor(new if self.window is None else new[-self.window :], requires_grad=False), state
+                )
+            chosen = np.asarray(choose(logits.numpy()[-len(ids) :])).astype(np.int64).reshape(1, -1)
+            new = chosen if self.window is None else np.concatenate([new, chosen])
+            yield chosen[0]

@@ -54,6 +54,7 @@ from needle.nn.resizing import Upsample
 from needle.nn.state import UnmatchedNames
 from needle.nn.transformer import Transformer, TransformerLayer
 from needle.nn.transformer_layers import Attention, KeyValueCache, TransformerDecoderLayer, TransformerEncoderLayer
+from needle.nn.transformer_stacks import TransformerDecoder, TransformerEncoder
 
 __all__ = [
     "ELU",
@@ -123,7 +124,9 @@ __all__ = [
     "Softplus",
     "Tanh",
     "Transformer",
+    "TransformerDecoder",
     "TransformerDecoderLayer",
+    "TransformerEncoder",
     "TransformerEncoderLayer",
     "TransformerLayer",
     "UnmatchedNames",

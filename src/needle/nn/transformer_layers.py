@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -9,7 +10,7 @@ from numpy.typing import DTypeLike
 
 from needle.autograd import Tensor
 from needle.device import Device
-from needle.errors import SettingError, ShapeError
+from needle.errors import DTypeError, SettingError, ShapeError
 from needle.nn.attention import merge_heads, split_heads
 from needle.nn.container import Identity
 from needle.nn.dropout import Dropout
@@ -18,19 +19,21 @@ from needle.nn.module import Module
 from needle.nn.normalization import LayerNorm
 from needle.nn.positions import RotaryPositions
 from needle.ops import (
-    ScaledDotProductAttention,
     concatenate,
     gelu,
-    matmul,
     permute,
     relu,
     reshape,
     scaled_dot_product_attention,
+    silu,
+    where,
 )
 
 __all__ = ["Attention", "KeyValueCache", "TransformerDecoderLayer", "TransformerEncoderLayer"]
 
-_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"relu": relu, "gelu": gelu}
+Activation = str | Callable[[Tensor], Tensor]
+
+_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"relu": relu, "gelu": gelu, "silu": silu}
 
 
 def dropout_layer(p: float) -> Module:
@@ -75,15 +78,17 @@ class Attention(Module):
     Shapes:
         x: (B, T, num_features).
         context: (B, S, context_features).
-        mask: broadcasts to (B, num_heads, T, S): for padding, (B, 1, 1, S).
-        result: (B, T, num_features).
+        mask: broadcasts to (B, num_heads, T, S), so that (T, S) is for all alike, and (num_heads, T, S) for each head.
+            Booleans, true where a position may be seen, or numbers that are added to the logits.
+        key_mask: (B, S), booleans, true where there is something to see and not padding.
+        result: (B, T, num_features); 0 before the last projection where a position sees nothing.
 
     Args:
         num_features: the number of features of x and of the result.
         num_heads: into how many heads they are divided.
         context_features: the number of features of a context; num_features where not given.
         bias: whether the projections have one.
-        dropout: the probability that a weight is dropped in training. The weights are there as a whole then.
+        dropout: the probability that a weight is dropped in training.
         rotary: turns queries and keys by their positions.
         device: where the parameters live; the CPU where not given.
         dtype: of the parameters.
@@ -93,6 +98,7 @@ class Attention(Module):
 
     Raises:
         ShapeError: features that are not divisible into heads, or when called shapes that do not fit.
+        DTypeError: when called: a mask of whole numbers, or a key_mask of anything but booleans.
 
     Reference:
         A. Vaswani et al., "Attention is all you need", 2017, section 3.2.2.
@@ -132,6 +138,7 @@ class Attention(Module):
         context: Tensor | None = None,
         mask: Tensor | None = None,
         *,
+        key_mask: Tensor | None = None,
         causal: bool = False,
         cache: KeyValueCache | None = None,
     ) -> Tensor:
@@ -145,7 +152,9 @@ class Attention(Module):
             q, k = self.rotary(q, start), self.rotary(k, start)
         if cache is not None:
             k, v = cache.extend(k, v)
-        return self.output(merge_heads(self._gather(q, k, v, mask, causal)))
+        mask = _with_padding(mask, key_mask, (k.shape[0], k.shape[2]))
+        dropout = self.dropout.p if self.training and isinstance(self.dropout, Dropout) else 0.0
+        return self.output(merge_heads(scaled_dot_product_attention(q, k, v, mask, causal=causal, dropout=dropout)))
 
     def _keys_and_values(self, context: Tensor) -> tuple[Tensor, Tensor]:
         both = self.key_value(context)
@@ -154,30 +163,41 @@ class Attention(Module):
         parts = permute(parts, (2, 0, 3, 1, 4))  # (2, B, H, S, D)
         return parts[0], parts[1]
 
-    def _gather(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool) -> Tensor:
-        if not (self.training and isinstance(self.dropout, Dropout)):
-            return scaled_dot_product_attention(q, k, v, mask, causal=causal)
-        masks = () if mask is None else (mask,)
-        return matmul(self.dropout(ScaledDotProductAttention(causal).weights(q, k, *masks)), v)
-
     def extra_repr(self) -> str:
         """Return the number of heads."""
         return f"num_heads={self.num_heads}"
 
 
+def _with_padding(mask: Tensor | None, key_mask: Tensor | None, shape: tuple[int, int]) -> Tensor | None:
+    """Return a mask that also hides the keys (B, S) that are padding."""
+    if key_mask is None:
+        return mask
+    if key_mask.dtype.kind != "b":
+        raise DTypeError(f"Attention: key_mask is made of booleans, true where a key may be seen, got {key_mask.dtype}")
+    if key_mask.shape != shape:
+        raise ShapeError(f"Attention: key_mask is (B, S), here {shape}, got {key_mask.shape}")
+    keys = reshape(key_mask, (shape[0], 1, 1, shape[1]))
+    if mask is None:
+        return keys
+    return where(keys, mask, False if mask.dtype.kind == "b" else -math.inf)
+
+
 class FeedForward(Module):
     """A hidden layer at each position: Linear, activation, dropout, Linear."""
 
-    def __init__(self, num_features: int, hidden_size: int, activation: str, dropout: float, place: Any) -> None:
-        if activation not in _ACTIVATIONS:
-            raise SettingError(f"the activation is one of {', '.join(_ACTIVATIONS)}, got {activation!r}")
+    def __init__(self, num_features: int, hidden_size: int, activation: Activation, dropout: float, place: Any) -> None:
+        if not callable(activation) and activation not in _ACTIVATIONS:
+            raise SettingError(
+                f"the activation is one of {', '.join(_ACTIVATIONS)}, or a function of a Tensor, got {activation!r}"
+            )
         self.activation = activation
         self.hidden = Linear(num_features, hidden_size, **place)
         self.dropout = dropout_layer(dropout)
         self.output = Linear(hidden_size, num_features, **place)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.output(self.dropout(_ACTIVATIONS[self.activation](self.hidden(x))))
+        activation = self.activation if callable(self.activation) else _ACTIVATIONS[self.activation]
+        return self.output(self.dropout(activation(self.hidden(x))))
 
 
 class TransformerEncoderLayer(Module):
@@ -190,15 +210,16 @@ class TransformerEncoderLayer(Module):
 
     Shapes:
         x, result: (B, T, num_features).
-        mask: broadcasts to (B, num_heads, T, T).
+        mask, key_mask: those of `Attention`, which broadcast to (B, num_heads, T, T), and are (B, T).
 
     Args:
         num_features: the number of features of a position.
         num_heads: the number of heads of the attention.
         hidden_size: the width of the hidden layer; four times num_features where not given.
         dropout: the probability of each dropout, also of the attention's weights.
-        activation: "relu" or "gelu".
+        activation: "relu", "gelu", "silu" or any function of a Tensor, such as a module.
         norm_first: whether the norm comes before each block: deep networks train without a warm-up then.
+        eps: of the norms.
         rotary: turns queries and keys by their positions.
         device: where the parameters live; the CPU where not given.
         dtype: of the parameters.
@@ -222,8 +243,9 @@ class TransformerEncoderLayer(Module):
         hidden_size: int | None = None,
         *,
         dropout: float = 0.0,
-        activation: str = "relu",
+        activation: Activation = "relu",
         norm_first: bool = False,
+        eps: float = 1e-5,
         rotary: RotaryPositions | None = None,
         device: Device | None = None,
         dtype: DTypeLike = "float32",
@@ -231,16 +253,23 @@ class TransformerEncoderLayer(Module):
         place: dict[str, Any] = {"device": device, "dtype": dtype}
         self.norm_first = norm_first
         self.attention = Attention(num_features, num_heads, dropout=dropout, rotary=rotary, **place)
-        self.attention_norm = LayerNorm(num_features, **place)
+        self.attention_norm = LayerNorm(num_features, eps, **place)
         self.feed_forward = FeedForward(num_features, hidden_size or 4 * num_features, activation, dropout, place)
-        self.feed_forward_norm = LayerNorm(num_features, **place)
+        self.feed_forward_norm = LayerNorm(num_features, eps, **place)
         self.dropout = dropout_layer(dropout)
 
     def forward(
-        self, x: Tensor, mask: Tensor | None = None, *, causal: bool = False, cache: KeyValueCache | None = None
+        self,
+        x: Tensor,
+        mask: Tensor | None = None,
+        *,
+        key_mask: Tensor | None = None,
+        causal: bool = False,
+        cache: KeyValueCache | None = None,
     ) -> Tensor:
         """Return x after both blocks."""
-        x = self._block(x, self.attention_norm, lambda x: self.attention(x, mask=mask, causal=causal, cache=cache))
+        options: dict[str, Any] = {"mask": mask, "key_mask": key_mask, "causal": causal, "cache": cache}
+        x = self._block(x, self.attention_norm, lambda x: self.attention(x, **options))
         return self._block(x, self.feed_forward_norm, self.feed_forward)
 
     def _block(self, x: Tensor, norm: Module, block: Callable[[Tensor], Tensor]) -> Tensor:
@@ -259,7 +288,8 @@ class TransformerDecoderLayer(TransformerEncoderLayer):
     Shapes:
         x, result: (B, T, num_features).
         context: (B, S, num_features), what the encoder made of the other sequence.
-        mask: broadcasts to (B, num_heads, T, T); context_mask: to (B, num_heads, T, S).
+        mask, key_mask: as in the encoder layer.
+        context_mask, context_key_mask: the same for the context: broadcasts to (B, num_heads, T, S), and (B, S).
 
     Args: those of `TransformerEncoderLayer`.
 
@@ -275,7 +305,7 @@ class TransformerDecoderLayer(TransformerEncoderLayer):
         place = {name: options[name] for name in ("device", "dtype", "dropout") if name in options}
         self.cross_attention = Attention(num_features, num_heads, **place)
         place.pop("dropout", None)
-        self.cross_attention_norm = LayerNorm(num_features, **place)
+        self.cross_attention_norm = LayerNorm(num_features, self.attention_norm.eps, **place)
 
     def forward(  # type: ignore[override]  # it needs a context
         self,
@@ -284,10 +314,14 @@ class TransformerDecoderLayer(TransformerEncoderLayer):
         mask: Tensor | None = None,
         context_mask: Tensor | None = None,
         *,
+        key_mask: Tensor | None = None,
+        context_key_mask: Tensor | None = None,
         causal: bool = True,
         cache: KeyValueCache | None = None,
     ) -> Tensor:
         """Return x after the three blocks."""
-        x = self._block(x, self.attention_norm, lambda x: self.attention(x, mask=mask, causal=causal, cache=cache))
-        x = self._block(x, self.cross_attention_norm, lambda x: self.cross_attention(x, context, context_mask))
+        options: dict[str, Any] = {"mask": mask, "key_mask": key_mask, "causal": causal, "cache": cache}
+        x = self._block(x, self.attention_norm, lambda x: self.attention(x, **options))
+        other: dict[str, Any] = {"context": context, "mask": context_mask, "key_mask": context_key_mask}
+        x = self._block(x, self.cross_attention_norm, lambda x: self.cross_attention(x, **other))
         return self._block(x, self.feed_forward_norm, self.feed_forward)

@@ -11,6 +11,7 @@ logarithm of each query's sum of exponentials is kept. With it the gradient comp
     ∂loss/∂v = Pᵀ·g                         g = ∂loss/∂y
     ∂loss/∂S = P ∘ (g·vᵀ − rowsum(g ∘ y))
     ∂loss/∂q = scale · ∂loss/∂S · k,        ∂loss/∂k = scale · (∂loss/∂S)ᵀ · q
+    ∂loss/∂mask = ∂loss/∂S, summed along the axes that the mask repeats along
 
 References: M. Rabe, C. Staats, "Self-attention does not need O(n²) memory", 2021; T. Dao et al., "FlashAttention: fast
 and memory-efficient exact attention with IO-awareness", 2022, algorithms 1 and 4.
@@ -29,10 +30,10 @@ import numpy as np
 
 from needle.autograd import Tensor, TensorOp, TensorTuple, TensorTupleOp
 from needle.device import Array, array_namespace
-from needle.dtype import float16, is_floating, is_narrow
-from needle.errors import DTypeError, ShapeError
+from needle.dtype import float16, is_floating
+from needle.errors import DataError
 from needle.ops.arithmetic import add, mul_scalar
-from needle.ops.broadcasting import broadcast_rule
+from needle.ops.attention_blocks import MaskSums, after, blocks, check_operands, join, kept_weights, mask_part
 from needle.ops.casting import astype
 from needle.ops.comparison import greater, where
 from needle.ops.composition import gradients_of_adjoint
@@ -46,35 +47,49 @@ Arrays = tuple[Array, ...]
 
 # Sequences up to this length are one block: the weights of a block of queries and keys are small beside all else.
 BLOCK = 512
+# A row of blocks has no more than this many: their memory grows with the length, as all else does, and so does their
+# number, which a compiled program takes time to be made for, and not its square.
+BLOCKS_A_ROW = 8
 
 
 class ScaledDotProductAttention(TensorOp):
-    """y = softmax(scale · q·kᵀ + mask) · v, block by block.
+    """y = dropout(softmax(scale · q·kᵀ + mask)) · v, block by block.
+
+    The operands are q, k, v; then a mask, where there is one; then, where weights are dropped, a seed: two uint32.
 
     Args:
         causal: whether a query sees only keys that are not later than it; the last query stands beside the last key.
         scale: 1/√D where None.
-        block: how many queries, and how many keys, make a block.
+        block: how many queries, and how many keys at least, make a block.
+        dropout: the probability that a weight is dropped.
     """
 
     name = "scaled_dot_product_attention"
     precision = "narrow"
 
-    def __init__(self, causal: bool = False, scale: float | None = None, block: int = BLOCK) -> None:
+    def __init__(
+        self, causal: bool = False, scale: float | None = None, block: int = BLOCK, dropout: float = 0.0
+    ) -> None:
         self.causal = causal
         self.scale = scale
         self.block = block
+        self.dropout = dropout
         self.seen: list[Callable[[], Any]] = []
         self.kept: Arrays = ()
 
-    def compute(self, q: Array, k: Array, v: Array, *mask: Array) -> Array:
-        _check(q, k, v, *mask)
-        found = [self._attend(q, k, v, mask, rows) for rows in _blocks(q.shape[-2], self.block)]
-        xp = array_namespace(q)
-        y, lse = (parts[0] if len(parts) == 1 else xp.concat(parts, axis=-2) for parts in zip(*found, strict=True))
-        self.seen = [weakref.ref(array) for array in (q, k, v, *mask)]
+    def compute(self, q: Array, k: Array, v: Array, *others: Array) -> Array:
+        check_operands(q, k, v, *self.mask(others))
+        found: list[Arrays] = []
+        for rows in blocks(q.shape[-2], self.block):
+            found.append(self._attend(q, k, v, others, rows, found[-1][:1] if found else ()))
+        y, lse = (join(parts) for parts in zip(*found, strict=True))
+        self.seen = [weakref.ref(array) for array in (q, k, v, *others)]
         self.kept = y, lse
         return y
+
+    def mask(self, others: tuple[Any, ...]) -> tuple[Any, ...]:
+        """Return the mask alone, of what follows q, k and v."""
+        return others[:-1] if self.dropout else others
 
     def remembered(self, inputs: Arrays) -> Arrays:
         """Return the result and the logarithms of the sums for these very arrays; computed again where others came."""
@@ -83,14 +98,20 @@ class ScaledDotProductAttention(TensorOp):
         return self.kept
 
     def gradient(self, out_grad: Tensor, node: Tensor) -> tuple[Tensor | None, ...]:
-        adjoints = AttentionAdjoint(self)(out_grad, *node.inputs).tuple()
-        return (*adjoints, *(None,) * (len(node.inputs) - 3))
+        mask = self.mask(tuple(node.inputs[3:]))
+        is_learned = bool(mask) and mask[0].requires_grad and is_floating(mask[0].dtype)
+        adjoints = AttentionAdjoint(self, is_learned)(out_grad, *node.inputs).tuple()
+        return (*adjoints, *(None,) * (len(node.inputs) - len(adjoints)))
 
     # -- blocks
 
+    def columns(self, num_keys: int) -> Iterator[slice]:
+        """Yield the blocks of keys."""
+        return blocks(num_keys, max(self.block, -(-num_keys // BLOCKS_A_ROW)))
+
     def key_blocks(self, rows: slice, num_queries: int, num_keys: int) -> Iterator[slice]:
         """Yield the blocks of keys that a block of queries sees anything of."""
-        for columns in _blocks(num_keys, self.block):
+        for columns in self.columns(num_keys):
             if columns.start < columns.stop and (
                 not self.causal or columns.start <= rows.stop - 1 + num_keys - num_queries
             ):
@@ -109,7 +130,7 @@ class ScaledDotProductAttention(TensorOp):
         s = s * np.asarray(scale, dtype=s.dtype)
         hidden = np.asarray(-np.inf, dtype=s.dtype)
         if mask:
-            part = _part(mask[0], rows, columns)
+            part = mask_part(mask[0], rows, columns)
             s = xp.where(part, s, hidden) if part.dtype.kind == "b" else s + xp.astype(part, s.dtype)
         lead = ahead + rows.start - columns.start
         if self.causal and lead < columns.stop - columns.start - 1:
@@ -117,37 +138,55 @@ class ScaledDotProductAttention(TensorOp):
             s = xp.where(earlier >= xp.arange(s.shape[-1], dtype=np.int32), s, hidden)
         return s
 
-    def _attend(self, q: Array, k: Array, v: Array, mask: Arrays, rows: slice) -> Arrays:
+    def kept_part(self, q: Array, others: Arrays, rows: slice, columns: slice, last: Arrays) -> Array | None:
+        """Tell which weights of a block are kept; None where all are."""
+        if not self.dropout:
+            return None
+        return kept_weights(after(others[-1], *last), q.shape[:-2], q.shape[-2], (rows, columns), self.dropout)
+
+    def _attend(  # noqa: PLR0917  all operands, which part of them, and what comes before it
+        self, q: Array, k: Array, v: Array, others: Arrays, rows: slice, last: Arrays
+    ) -> Arrays:
         """Return the results of a block of queries, and the logarithms of their sums of exponentials."""
         xp = array_namespace(q)
+        mask = self.mask(others)
         largest: Any = None
         total: Any = None
         y: Any = None
         for columns in self.key_blocks(rows, q.shape[-2], k.shape[-2]):
             # Compiled, all blocks would else be computed side by side, and be there at once.
-            queries = _after(q[..., rows, :], y)
+            queries = after(q[..., rows, :], *last)
             s = self.logits(queries, k[..., columns, :], mask, rows, columns, k.shape[-2] - q.shape[-2])
             top = xp.max(s, axis=-1, keepdims=True)
             if largest is not None:
                 top = xp.maximum(top, largest)
             finite = xp.where(xp.isfinite(top), top, xp.zeros_like(top))  # a query that sees nothing so far
             p = xp.exp(s - finite)
-            own, values = xp.sum(p, axis=-1, keepdims=True), xp.matmul(p, v[..., columns, :])
+            own, kept = xp.sum(p, axis=-1, keepdims=True), self.kept_part(q, others, rows, columns, last)
+            p = p if kept is None else xp.where(kept, p, xp.zeros_like(p))
+            values = xp.matmul(p, v[..., columns, :])
             if largest is None:
                 total, y = own, values
             else:
                 shrunk = xp.exp(largest - finite)
                 total, y = total * shrunk + own, y * shrunk + values
-            largest = finite
+            largest, last = finite, (y,)
         if y is None:  # there are no keys that these queries could see
             total = largest = xp.zeros((*q.shape[:-2], rows.stop - rows.start, 1), dtype=q.dtype)
             y = xp.zeros((*total.shape[:-1], v.shape[-1]), dtype=q.dtype)
         seen = xp.where(total > 0, total, xp.ones_like(total))
-        return y / seen, largest + xp.log(seen)
+        y = y / (seen * (1 - self.dropout) if self.dropout else seen)
+        return y, largest + xp.log(seen)
 
-    def composed(self, q: Tensor, k: Tensor, v: Tensor, *mask: Tensor) -> tuple[Tensor]:
+    def composed(self, q: Tensor, k: Tensor, v: Tensor, *others: Tensor) -> tuple[Tensor]:
         """Return what this operator returns, put together of small operators."""
-        return (matmul(self.weights(q, k, *mask), v),)
+        weights = self.weights(q, k, *self.mask(others))
+        if self.dropout:
+            seed = others[-1].realize_cached_data()
+            whole = slice(0, q.shape[-2]), slice(0, k.shape[-2])
+            kept = Tensor.make_const(kept_weights(seed, q.shape[:-2], q.shape[-2], whole, self.dropout))
+            weights = mul_scalar(where(kept, weights, 0.0), 1 / (1 - self.dropout))
+        return (matmul(weights, v),)
 
     def weights(self, q: Tensor, k: Tensor, *mask: Tensor) -> Tensor:
         """Return the weights as a whole, put together of small operators."""
@@ -174,109 +213,76 @@ class ScaledDotProductAttention(TensorOp):
 
 
 class AttentionAdjoint(TensorTupleOp):
-    """The adjoints of q, k and v, from that of the result and all inputs."""
+    """The adjoints of q, k and v, and of a learned mask, from that of the result and all operands.
+
+    Args:
+        attention: the operator.
+        is_learned: whether the mask has an adjoint.
+    """
 
     name = "attention_adjoint"
     precision = "narrow"
 
-    def __init__(self, attention: ScaledDotProductAttention) -> None:
+    def __init__(self, attention: ScaledDotProductAttention, is_learned: bool = False) -> None:
         self.attention = attention
+        self.is_learned = is_learned
 
-    def compute(self, g: Array, q: Array, k: Array, v: Array, *mask: Array) -> Arrays:
-        y, lse = self.attention.remembered((q, k, v, *mask))
+    def compute(self, g: Array, q: Array, k: Array, v: Array, *others: Array) -> Arrays:
+        y, lse = self.attention.remembered((q, k, v, *others))
         xp = array_namespace(q)
         attention, num_queries, num_keys = self.attention, q.shape[-2], k.shape[-2]
+        mask = attention.mask(others)
+        every_row, every_column = list(blocks(num_queries, attention.block)), list(attention.columns(num_keys))
         # Where there are several blocks, each comes after the one before, and none is what was computed forwards: in a
         # compiled program all would else be kept from there on.
-        last = g if max(num_queries, num_keys) > attention.block else None
+        last: Arrays = (g,) if len(every_row) > 1 or len(every_column) > 1 else ()
         delta = xp.sum(g * y, axis=-1, keepdims=True)
-        scale = 1 / math.sqrt(q.shape[-1]) if attention.scale is None else attention.scale
         dq: list[Array] = []
         dk: dict[int, Array] = {}
         dv: dict[int, Array] = {}
-        for rows in _blocks(num_queries, attention.block):
+        dmask = MaskSums(mask[0]) if self.is_learned else None
+        for rows in every_row:
             own: list[Array] = []
             for columns in attention.key_blocks(rows, num_queries, num_keys):
-                queries, keys, slope = _after(q[..., rows, :], last), k[..., columns, :], g[..., rows, :]
+                queries, keys, slope = after(q[..., rows, :], *last), k[..., columns, :], g[..., rows, :]
                 s = attention.logits(queries, keys, mask, rows, columns, num_keys - num_queries)
                 p = xp.exp(s - lse[..., rows, :])
-                ds = p * (xp.matmul(slope, xp.matrix_transpose(v[..., columns, :])) - delta[..., rows, :])
+                dp, used = xp.matmul(slope, xp.matrix_transpose(v[..., columns, :])), p
+                kept = attention.kept_part(q, others, rows, columns, last)
+                if kept is not None:
+                    zero, left = xp.zeros_like(p), 1 / (1 - attention.dropout)
+                    dp, used = xp.where(kept, dp * left, zero), xp.where(kept, p * left, zero)
+                ds = p * (dp - delta[..., rows, :])
                 own.append(xp.matmul(ds, keys))
                 _add(dk, columns.start, xp.matmul(xp.matrix_transpose(ds), queries))
-                _add(dv, columns.start, xp.matmul(xp.matrix_transpose(p), slope))
-                last = dv[columns.start] if last is not None else None
+                _add(dv, columns.start, xp.matmul(xp.matrix_transpose(used), slope))
+                if dmask is not None:
+                    dmask.add(ds, rows, columns)
+                last = (own[-1], dk[columns.start], dv[columns.start]) if last else ()
             dq.append(reduce(plus, own) if own else xp.zeros_like(q[..., rows, :]))
+        scale = 1 / math.sqrt(q.shape[-1]) if attention.scale is None else attention.scale
         factor = np.asarray(scale, dtype=q.dtype)
-        return _joined(dq, q) * factor, _by_start(dk, k, attention.block) * factor, _by_start(dv, v, attention.block)
+        adjoints = join(dq) * factor, _by_start(dk, k, every_column) * factor, _by_start(dv, v, every_column)
+        return adjoints if dmask is None else (*adjoints, dmask.whole(every_row, every_column))
 
     def gradient(self, out_grad: TensorTuple, node: TensorTuple) -> list[Tensor | None]:
-        inputs, mask = node.inputs[:4], node.inputs[4:]
+        known = 5 if self.is_learned else 4
+        inputs, rest = node.inputs[:known], node.inputs[known:]
 
-        def composed(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor]:
-            return self.attention.composed(q, k, v, *mask)
+        def composed(*operands: Tensor) -> tuple[Tensor]:
+            return self.attention.composed(*operands, *rest)
 
-        return [*gradients_of_adjoint(composed, inputs, out_grad, 1), *(None,) * len(mask)]
-
-
-def _after(array: Array, other: Array | None) -> Array:
-    """Return an array that a compiled program computes no sooner than another one."""
-    if other is None:
-        return array
-    after = getattr(array_namespace(array), "after", None)
-    return array if after is None else after(array, other)
-
-
-def _blocks(length: int, size: int) -> Iterator[slice]:
-    """Yield blocks of at most `size` elements that are as long as each other; one of none where there are none."""
-    count = max(1, -(-length // size))
-    for number in range(count):
-        yield slice(number * length // count, (number + 1) * length // count)
-
-
-def _part(mask: Array, rows: slice, columns: slice) -> Array:
-    """Return the part of a mask, which may repeat along both axes, for a block."""
-    if mask.ndim >= 2 and mask.shape[-2] != 1:
-        mask = mask[..., rows, :]
-    return mask[..., columns] if mask.ndim and mask.shape[-1] != 1 else mask
+        return [*gradients_of_adjoint(composed, inputs, out_grad, 1), *(None,) * len(rest)]
 
 
 def _add(sums: dict[int, Array], key: int, more: Array) -> None:
     sums[key] = sums[key] + more if key in sums else more
 
 
-def _by_start(sums: dict[int, Array], like: Array, block: int) -> Array:
+def _by_start(sums: dict[int, Array], like: Array, columns: list[slice]) -> Array:
     """Join sums for blocks of keys; those that no query sees have none."""
     xp = array_namespace(like)
-    blocks = _blocks(like.shape[-2], block)
-    return _joined([sums.get(one.start, xp.zeros_like(like[..., one, :])) for one in blocks], like)
-
-
-def _joined(parts: list[Array], like: Array) -> Array:
-    return parts[0] if len(parts) == 1 else array_namespace(like).concat(parts, axis=-2)
-
-
-def _check(q: Array, k: Array, v: Array, *mask: Array) -> None:
-    for name, array in (("q", q), ("k", k), ("v", v)):
-        if array.ndim < 2:
-            raise ShapeError(f"{name} is (…, length, features), got shape {array.shape}")
-        if not is_floating(array.dtype):
-            raise DTypeError(f"{name} is made of floating-point numbers, got {array.dtype}")
-    if not q.shape[:-2] == k.shape[:-2] == v.shape[:-2]:
-        raise ShapeError(f"the axes before the last two differ: q {q.shape}, k {k.shape}, v {v.shape}")
-    if q.shape[-1] != k.shape[-1]:
-        raise ShapeError(f"queries and keys differ in their features: q {q.shape}, k {k.shape}")
-    if k.shape[-2] != v.shape[-2]:
-        raise ShapeError(f"there is a value for each key: k {k.shape}, v {v.shape}")
-    logits = (*q.shape[:-1], k.shape[-2])
-    for one in mask:
-        if one.dtype.kind not in "bf" and not is_narrow(one.dtype):
-            raise DTypeError(f"a mask is made of booleans, or of numbers that are added to logits, got {one.dtype}")
-        if one.ndim > len(logits) or broadcast_rule([one.shape, logits]) or _longer(one.shape, logits):
-            raise ShapeError(f"the mask, {one.shape}, does not broadcast to the logits, {logits}")
-
-
-def _longer(shape: tuple[int, ...], other: tuple[int, ...]) -> bool:
-    return any(n not in (m, 1) for n, m in zip(reversed(shape), reversed(other), strict=False))
+    return join([sums[one.start] if one.start in sums else xp.zeros_like(like[..., one, :]) for one in columns])
 
 
 def scaled_dot_product_attention(
@@ -287,12 +293,13 @@ def scaled_dot_product_attention(
     *,
     causal: bool = False,
     scale: float | None = None,
+    dropout: float = 0.0,
 ) -> Tensor:
     """Gather values, weighted by how well each query fits their keys.
 
     Formula::
 
-        y = softmax(scale · q·kᵀ + mask) · v
+        y = dropout(softmax(scale · q·kᵀ + mask)) · v
 
     Shapes:
         q: (…, T, D), T queries.
@@ -306,22 +313,28 @@ def scaled_dot_product_attention(
         k: the keys.
         v: the values.
         mask: booleans, true where a query may see a key; or numbers that are added to the logits, −∞ where it may not.
-            Numbers that are not learned should not require a gradient: see Memory.
+            Numbers that require a gradient are a learned bias and get one.
         causal: whether a query sees only keys that are not later than it. The last query stands beside the last key.
         scale: what q·kᵀ is multiplied with; 1/√D where None, which keeps the logits' variance at 1.
+        dropout: the probability that a weight is set to 0, the others being divided by 1 − dropout. It is applied
+            whenever it is not 0: leave it out in evaluation, as `nn.Attention` does.
 
     Raises:
         ShapeError: shapes that do not fit each other.
         DTypeError: q, k, v or a mask of integers; q, k or v of booleans.
+        DataError: dropout is not in [0, 1).
 
     Gradient:
         With P the softmax and S its argument: ∂/∂v = Pᵀg, ∂/∂S = P ∘ (g·vᵀ − rowsum(g ∘ y)), ∂/∂q = scale · ∂/∂S · k,
-        ∂/∂k = scale · (∂/∂S)ᵀ · q. P is computed again.
+        ∂/∂k = scale · (∂/∂S)ᵀ · q, ∂/∂mask = ∂/∂S summed along the axes that the mask repeats along. P is computed
+        again, block by block. Gradients of gradients need the weights as a whole: memory proportional to T·S.
+
+    State:
+        With dropout one draw of two whole numbers, a seed: which weights are dropped is a hash of it and their place.
 
     Memory:
-        Proportional to T + S: beyond 512 queries or keys the weights are there a block at a time only. A mask that
-        requires a gradient, as a Tensor of numbers does unless it is made with requires_grad=False, is taken for a
-        learned bias: its gradient needs the weights as a whole, and memory is proportional to T·S.
+        Proportional to T + S: beyond 512 queries or keys the weights are there a block at a time only. A mask takes
+        what it takes, and its gradient as much again: (T, S) numbers for each head are more than all else.
 
     Cost:
         2·T·S·(D + E) floating-point operations, half of that for causal attention over long sequences.
@@ -332,12 +345,10 @@ def scaled_dot_product_attention(
         >>> ndl.scaled_dot_product_attention(q, k, v).shape
         (2, 3, 5, 4)
     """
-    operator = ScaledDotProductAttention(causal, scale)
-    if mask is None:
-        return operator(q, k, v)
-    if mask.dtype.kind == "f" or is_narrow(mask.dtype):
-        mask = astype(mask, q.dtype)
-        if mask.requires_grad:  # a learned bias, whose gradient is as large as the weights
-            _check(*(one.realize_cached_data() for one in (q, k, v, mask)))
-            return operator.composed(q, k, v, mask)[0]
-    return operator(q, k, v, mask)
+    if not 0 <= dropout < 1:
+        raise DataError(f"scaled_dot_product_attention: the probability dropout is in [0, 1), got {dropout}")
+    others = () if mask is None else (astype(mask, q.dtype) if is_floating(mask.dtype) else mask,)
+    if dropout:
+        drawn = q.device.randint(0, 2**32, 2)
+        others = (*others, Tensor.make_const(array_namespace(drawn).astype(drawn, np.uint32)))
+    return ScaledDotProductAttention(causal, scale, dropout=dropout)(q, k, v, *others)

@@ -1,10 +1,12 @@
 """Rows of needle.ops.attention."""
 
+import math
+
 import numpy as np
 
 import needle as ndl
 from needle import ops
-from needle.errors import DTypeError, ShapeError
+from needle.errors import DataError, DTypeError, ShapeError
 from needle.ops.attention import AttentionAdjoint
 
 from ..op_cases import REAL, Domain, OpCase, Refusal
@@ -40,6 +42,40 @@ VISIBLE = np.random.default_rng(0).random((5, 7)) < 0.6
 VISIBLE[3] = False  # a query that sees nothing
 BIAS = np.where(VISIBLE, np.linspace(-1, 1, 35).reshape(5, 7), -np.inf)
 X = ndl.Tensor(np.ones((2, 5, 4)))
+
+
+SEED = np.array([7, 9], dtype="uint32")
+
+
+def kept(lead, num_queries, num_keys, drop):
+    """Which weights are kept, place by place, in Python's own whole numbers."""
+
+    def mix(bits):
+        bits = (bits ^ bits >> 16) * 0x7FEB352D % 2**32
+        bits = (bits ^ bits >> 15) * 0x846CA68B % 2**32
+        return bits ^ bits >> 16
+
+    found = np.empty((math.prod(lead) * num_queries, num_keys), dtype=bool)
+    for row, column in np.ndindex(*found.shape):
+        bits = mix(mix(row ^ int(SEED[0])) ^ int(SEED[1]))
+        found[row, column] = mix((bits + column * 0x9E3779B9) % 2**32) < (1 - drop) * 2**32
+    return found.reshape(*lead, num_queries, num_keys)
+
+
+def with_dropped(q, k, v, mask=None):
+    """Attention with 0.3 of the weights dropped, written down as it is defined."""
+    weights = attention(q, k, np.broadcast_to(np.eye(k.shape[-2]), (*k.shape[:-1], k.shape[-2])), mask)
+    return weights * kept(q.shape[:-2], q.shape[-2], k.shape[-2], 0.3) / 0.7 @ v
+
+
+def dropping(block):
+    """Return the operator with dropout and this seed."""
+
+    def call(q, k, v, *mask):
+        seed = ndl.Tensor(SEED, requires_grad=False)
+        return ops.ScaledDotProductAttention(block=block, dropout=0.3)(q, k, v, *mask, seed)
+
+    return call
 
 
 def masked(mask):
@@ -85,6 +121,11 @@ CASES = [
             ),
             Refusal(
                 lambda: ndl.scaled_dot_product_attention(X, X[:1], X[:1]), ShapeError, "the axes before the last two"
+            ),
+            Refusal(
+                lambda: ndl.scaled_dot_product_attention(X, X, X, dropout=1.0),
+                DataError,
+                r"the probability dropout is in \[0, 1\), got 1.0",
             ),
             Refusal(lambda: ndl.scaled_dot_product_attention(X[0, 0], X, X), ShapeError, r"q is \(…, length"),
             Refusal(
@@ -151,5 +192,35 @@ CASES = [
             (REAL, REAL, Domain(-2, 2)),
         )
         for causal in (False, True)
+    ),
+    *(
+        OpCase(
+            f"attention_dropping_{block}",
+            ops.ScaledDotProductAttention,
+            dropping(block),
+            with_dropped,
+            [
+                ((2, 5, 4), (2, 7, 4), (2, 7, 3)),
+                ((2, 1, 2, 2), (2, 1, 3, 2), (2, 1, 3, 1)),
+                ((2, 0, 3), (2, 4, 3), (2, 4, 2)),
+            ],
+            (REAL, REAL, REAL),
+        )
+        for block in (3, 512)
+    ),
+    *(
+        OpCase(
+            f"attention_learned_bias_{block}{'_dropping' * drops}",
+            ops.ScaledDotProductAttention,
+            dropping(block) if drops else blocked(block),
+            with_dropped if drops else attention,
+            [
+                (*operands, bias)
+                for operands in [((2, 3, 5, 2), (2, 3, 7, 2), (2, 3, 7, 1))]
+                for bias in [(5, 7), (2, 3, 5, 7), (3, 1, 7), (2, 1, 5, 1), (7,), (1, 1), ()]
+            ],
+            (REAL, REAL, REAL, REAL),
+        )
+        for block, drops in ((3, False), (512, False), (3, True))
     ),
 ]
