@@ -7,6 +7,8 @@ any integer or floating-point dtype, one for each row of scores; they are checke
 from __future__ import annotations
 
 import math
+from functools import reduce
+from operator import sub as minus
 from typing import Any
 
 import numpy as np
@@ -21,7 +23,7 @@ from needle.ops.broadcasting import summation
 from needle.ops.indexing import as_class_indices
 from needle.ops.loss import checked_reduction, in_dtype
 from needle.ops.movement import expand_dims
-from needle.ops.softmax import LogSoftmax, Softmax, softmax
+from needle.ops.softmax import normalisers, powers_and_sum, softmax
 
 __all__ = ["CrossEntropy", "NegativeLogLikelihood", "cross_entropy", "nll_loss"]
 
@@ -90,17 +92,26 @@ class ClassLabels:
         total = xp.sum(weights)
         return xp.where(total == 0, xp.ones_like(total), total)
 
-    def losses(self, log_probabilities: Array, labels: Array) -> Array:
-        """Return −Σ target · log probability of each row, reduced."""
-        _check_class_shapes(log_probabilities.shape, labels.shape)
-        xp = array_namespace(log_probabilities)
-        num_classes, dtype = log_probabilities.shape[-1], log_probabilities.dtype
+    def target_sum(self, count: int) -> float | None:
+        """Return what the targets of each of `count` labels sum to, where that does not depend on the labels."""
+        if self.smoothing or self.ignore_index is not None or self.class_weights is not None:
+            return None
+        return 1 / self.divisor(count, None)
+
+    def losses(self, scores: Array, labels: Array, parts: tuple[Array, ...] = ()) -> Array:
+        """Return −Σ target · log probability of each row, reduced.
+
+        Log probabilities are the scores less the `parts` (…, 1), one after another; only those that are picked are
+        computed where the labels take no others.
+        """
+        xp = array_namespace(scores)
+        num_classes, dtype = scores.shape[-1], scores.dtype
         indices, counts, weights = self.read(labels, num_classes, dtype)
-        losses = -_pick(log_probabilities, indices)
+        losses = -reduce(minus, (xp.squeeze(part, axis=-1) for part in parts), _pick(scores, indices))
         losses = losses if weights is None else _weighted(losses, weights)
         if self.smoothing:
             classes = self.weights_of_classes(xp, num_classes, dtype)
-            spread = -xp.sum(log_probabilities * classes, axis=-1) / num_classes
+            spread = -xp.sum(reduce(minus, parts, scores) * classes, axis=-1) / num_classes
             spread = spread if counts is None else _weighted(spread, xp.astype(counts, dtype))
             losses = (1 - self.smoothing) * losses + self.smoothing * spread
         if self.reduction == "none":
@@ -138,14 +149,17 @@ class ClassTargets(TensorOp):
         labels = xp.astype(labels, xp.float32) if is_narrow(labels.dtype) else labels
         wide = xp.result_type(self.dtype, xp.float32) if self.dtype.kind == "f" else xp.float32
         indices, counts, weights = self.labels.read(labels, self.num_classes, wide)
-        targets = xp.astype(xp.expand_dims(indices, axis=-1) == xp.arange(self.num_classes), wide)
-        targets = targets if weights is None else targets * xp.expand_dims(weights, axis=-1)
+        share = 1 / self.labels.divisor(math.prod(labels.shape), weights)  # of a label in the mean
         smoothing = self.labels.smoothing
+        on_class = xp.asarray((1 - smoothing) * share, dtype=wide)
+        on_class = on_class if weights is None else on_class * xp.expand_dims(weights, axis=-1)
+        is_class = xp.expand_dims(indices, axis=-1) == xp.arange(self.num_classes)
+        targets = xp.where(is_class, on_class, xp.zeros_like(on_class))
         if smoothing:
-            spread = self.labels.weights_of_classes(xp, self.num_classes, wide) / self.num_classes
+            spread = self.labels.weights_of_classes(xp, self.num_classes, wide) * (smoothing * share / self.num_classes)
             spread = spread if counts is None else spread * xp.expand_dims(counts, axis=-1)
-            targets = (1 - smoothing) * targets + smoothing * spread
-        return xp.astype(targets / self.labels.divisor(math.prod(labels.shape), weights), self.dtype)
+            targets = targets + spread
+        return xp.astype(targets, self.dtype)
 
 
 class ClassLoss(TensorOp):
@@ -175,22 +189,32 @@ class CrossEntropy(ClassLoss):
 
     def compute(self, z: Array, labels: Array) -> Array:
         _check_class_shapes(z.shape, labels.shape)
-        return self.labels.losses(LogSoftmax(-1).compute(z), labels)
+        return self.labels.losses(z, labels, normalisers(z, -1))
 
     def gradient(self, out_grad: Tensor, node: Tensor) -> tuple[Tensor, None]:
         targets = self.targets(node)
-        return multiply(SoftmaxResidual()(node.inputs[0], targets), self.spread(out_grad, targets)), None
+        residual = SoftmaxResidual(self.labels.target_sum(math.prod(node.inputs[1].shape)))
+        return multiply(residual(node.inputs[0], targets), self.spread(out_grad, targets)), None
 
 
 class SoftmaxResidual(TensorOp):
-    """y = softmax(z) · Σ t − t along the last axis: probabilities against constant targets t."""
+    """y = softmax(z) · Σ t − t along the last axis: probabilities against constant targets t.
+
+    Args:
+        target_sum: Σ t, where it is known to be the same for each row.
+    """
 
     name = "softmax_residual"
     precision = "wide"
 
+    def __init__(self, target_sum: float | None = None) -> None:
+        self.target_sum = target_sum
+
     def compute(self, z: Array, targets: Array) -> Array:
-        total = array_namespace(z).sum(targets, axis=-1, keepdims=True)
-        return Softmax(-1).compute(z) * total - targets
+        powers, power_sum = powers_and_sum(z, -1)
+        known = self.target_sum
+        target_sum = array_namespace(z).sum(targets, axis=-1, keepdims=True) if known is None else known
+        return powers * (target_sum / power_sum) - targets
 
     def gradient(self, out_grad: Tensor, node: Tensor) -> tuple[Tensor, None]:
         z, targets = node.inputs
@@ -205,6 +229,7 @@ class NegativeLogLikelihood(ClassLoss):
     name = "nll_loss"
 
     def compute(self, log_probabilities: Array, labels: Array) -> Array:
+        _check_class_shapes(log_probabilities.shape, labels.shape)
         return self.labels.losses(log_probabilities, labels)
 
     def gradient(self, out_grad: Tensor, node: Tensor) -> tuple[Tensor, None]:

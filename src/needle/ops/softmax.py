@@ -83,6 +83,13 @@ def logsumexp(a: Tensor, axes: int | Sequence[int] | None = None) -> Tensor:
     return LogSumExp(axes)(a)
 
 
+def powers_and_sum(z: Array, axis: int) -> tuple[Array, Array]:
+    """Return eᶻ, all divided by that of the largest element along an axis, and the sum along it, kept."""
+    xp = array_namespace(z)
+    powers = xp.exp(z - _finite_maximum(z, (axis,)))
+    return powers, xp.sum(powers, axis=axis, keepdims=True)
+
+
 class Softmax(TensorOp):
     """y = eᶻ / Σ eᶻ along an axis."""
 
@@ -96,9 +103,8 @@ class Softmax(TensorOp):
         axis = normalize_axis(self.axis, z.ndim)
         if z.shape[axis] == 0:
             return z
-        xp = array_namespace(z)
-        powers = xp.exp(z - _finite_maximum(z, (axis,)))
-        return powers / xp.sum(powers, axis=axis, keepdims=True)
+        powers, total = powers_and_sum(z, axis)
+        return powers / total
 
     def gradient(self, out_grad: Tensor, node: Tensor) -> Tensor:
         weighted = multiply(out_grad, node)
@@ -134,6 +140,16 @@ def softmax(a: Tensor, axis: int = -1) -> Tensor:
     return Softmax(axis)(a)
 
 
+def normalisers(z: Array, axis: int) -> tuple[Array, Array]:
+    """Return the two parts of ln Σ eᶻ along an axis, kept: the largest element, and what the sum adds to it.
+
+    Logits less the first, less the second are accurate where the parts' sum would be rounded.
+    """
+    xp = array_namespace(z)
+    largest = _finite_maximum(z, (axis,))
+    return largest, xp.log(xp.sum(xp.exp(z - largest), axis=axis, keepdims=True))
+
+
 class LogSoftmax(TensorOp):
     """y = z − ln Σ eᶻ along an axis."""
 
@@ -147,9 +163,8 @@ class LogSoftmax(TensorOp):
         axis = normalize_axis(self.axis, z.ndim)
         if z.shape[axis] == 0:
             return z
-        xp = array_namespace(z)
-        shifted = z - _finite_maximum(z, (axis,))
-        return shifted - xp.log(xp.sum(xp.exp(shifted), axis=axis, keepdims=True))
+        largest, log_sum = normalisers(z, axis)
+        return z - largest - log_sum
 
     def gradient(self, out_grad: Tensor, node: Tensor) -> Tensor:
         return subtract(out_grad, multiply(exp(node), summation(out_grad, self.axis, keepdims=True)))
