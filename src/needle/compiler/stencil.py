@@ -15,6 +15,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from needle.compiler.axes import merge_axes
 from needle.compiler.host import Host
 from needle.compiler.loops import (
     Buffer,
@@ -31,7 +32,6 @@ from needle.compiler.loops import (
     inner_loops,
     walk,
 )
-from needle.compiler.render import merge_axes
 
 __all__ = ["REDUCTIONS", "BoundedLoad", "Line", "Stencil", "count_operations", "line_of", "loads_of", "plan_stencil"]
 
