@@ -306,7 +306,7 @@ class _Lowering:
             return Gather(self.buffers[base], place, stride, whole.shape[0] - 1, position, base.dtype)
         if base.primitive == "cast":  # cheaper than an array of what all elements were cast to
             return Call("cast", (self._element_of(base.inputs[0], whole, place, position),), base.dtype)
-        raise _NeedsBuffer(source)
+        raise _NeedsBuffer(base)
 
 
 def moved_index(node: Node, index: tuple[Place, ...], rank: int) -> tuple[Place, ...]:
