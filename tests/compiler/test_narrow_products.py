@@ -10,7 +10,7 @@ import pytest
 
 pytest.importorskip("llvmlite")
 
-from needle.compiler import executable, interpret, verify
+from needle.compiler import interpret, plan, stages, verify
 from needle.compiler.host import Host, host
 from needle.compiler.narrow import narrow_products
 from needle.compiler.simplify import simplify
@@ -34,7 +34,8 @@ HOST_NAMES = [pytest.param(name, marks=[needs_dots] if name == "dots" else []) f
 def on(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Host:
     """Compile for another host, which has less than this one."""
     found = HOSTS[request.param]
-    monkeypatch.setattr(executable, "host", lambda: found)
+    for module in (stages, plan):
+        monkeypatch.setattr(module, "host", lambda: found)
     return found
 
 

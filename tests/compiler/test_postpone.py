@@ -1,7 +1,7 @@
 """Phases that are postponed: still in an order that they may run in, and with less in memory."""
 
 import numpy as np
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from needle.compiler.ir import Function
@@ -66,6 +66,7 @@ def programs(draw):
     return phases, {*given_, *results}
 
 
+@settings(max_examples=500)
 @given(programs())
 def test_postponed_phases_keep_their_order_and_take_no_more_memory(program):
     phases, outside = program

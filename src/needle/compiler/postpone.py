@@ -53,10 +53,10 @@ class _Planner:
             number = earliest
         self.rounds[number].insert(0, turn)
         for buffer in turn.phase.buffers:
-            self.first[buffer] = number
-            self.last.setdefault(buffer, number)
-            self.last[buffer] = max(self.last[buffer], number)
-        self.first_write.update(dict.fromkeys(turn.phase.writes, number))
+            self.first[buffer] = min(number, self.first.get(buffer, number))
+            self.last[buffer] = max(number, self.last.get(buffer, number))
+        for buffer in turn.phase.writes:
+            self.first_write[buffer] = min(number, self.first_write.get(buffer, number))
 
     def _latest(self, phase: RenderedKernel, earliest: int) -> int:
         """Return the last round before those that wait for a phase; `earliest` where none does."""
