@@ -39,6 +39,11 @@ class _Planner:
         self.rounds: list[list[Turn]] = [[] for _ in rounds]
         self.chains = [_is_chain(turns) for turns in rounds]
         self.outside = outside
+        self.made_by: dict[Buffer, RenderedKernel] = {}  # the first phase that touches a buffer
+        for turns in rounds:
+            for turn in turns:
+                for buffer in turn.phase.buffers:
+                    self.made_by.setdefault(buffer, turn.phase)
         # Among the turns that have a place: the first that touches a buffer, that writes it, the last that touches it.
         self.first: dict[Buffer, int] = {}
         self.first_write: dict[Buffer, int] = {}
@@ -73,7 +78,8 @@ class _Planner:
     def _saved_bytes(self, phase: RenderedKernel, earliest: int, number: int) -> int:
         """Return what is saved in all rounds up to a later one, less what has to be kept until then to be read."""
         own = [buffer for buffer in phase.buffers if buffer not in self.outside]
-        saved = sum(_bytes(buffer) for buffer in own if buffer in phase.writes) * (number - earliest)
+        made = (buffer for buffer in own if self.made_by[buffer] is phase)
+        saved = sum(map(_bytes, made)) * (number - earliest)
         for buffer in own:
             if buffer not in phase.writes:
                 saved -= _bytes(buffer) * max(0, number - max(self.last.get(buffer, earliest), earliest))
