@@ -736,7 +736,7 @@ def _reverse_pass(order: Sequence[Value], output: Value, out_grad: Value) -> dic
         parts = contributions.pop(node, None)
         if parts is None:
             continue
-        adjoint = _sum_of_elements(node, parts) if isinstance(node, TensorTuple) else sum_node_list(parts)
+        adjoint = _sum_of_elements(node, parts) if isinstance(node, TensorTuple) else _in_dtype_of(node, parts)
         adjoints[node] = adjoint
         if node.op is None:
             continue
@@ -748,6 +748,17 @@ def _reverse_pass(order: Sequence[Value], output: Value, out_grad: Value) -> dic
             if part is not None and value.requires_grad:
                 contributions.setdefault(value, []).append(part)
     return adjoints
+
+
+def _in_dtype_of(node: Any, parts: Sequence[Any]) -> Any:
+    """Add up the adjoints of a Tensor, in its own dtype where that is narrow.
+
+    A wide one, which came past a residual, would make all products before it wide. That of a loss alone stays so: what
+    a loss is scaled by is more than float16 holds.
+    """
+    adjoint = sum_node_list(parts)
+    is_loss = node.op is not None and not adjoint.shape
+    return _cast(adjoint, node.dtype) if is_narrow(node.dtype) and not is_loss else adjoint
 
 
 def _sum_of_elements(node: TensorTuple, parts: Sequence[Any]) -> TensorTuple:

@@ -157,6 +157,45 @@ def test_checkpoints_compute_again_in_the_same_dtype():
     assert model.weight.grad.dtype == "float32"
 
 
+@pytest.mark.parametrize("dtype", NARROW)
+def test_adjoints_that_come_past_a_residual_are_narrow(dtype):
+    a, b = tensor(4, 4), tensor(4, 4, seed=1)
+    with ndl.autocast(dtype):
+        y = a @ b
+        loss = (a + y).sum()  # a wide sum
+    loss.backward()
+    assert y.grad.dtype == dtype
+    assert a.grad.dtype == b.grad.dtype == "float32"
+
+
+def test_compiled_steps_multiply_nothing_that_was_cast_wide():
+    model = nn.Sequential(nn.LayerNorm(16), nn.Residual(nn.Sequential(nn.Linear(16, 32), nn.GELU(), nn.Linear(32, 16))))
+
+    def step(x):
+        with ndl.autocast():
+            loss = nn.MSELoss()(model(x), x)
+        loss.backward()
+        return loss
+
+    shown = ndl.jit(step).lower(tensor(20, 16)).show("graph")
+    assert shown.count("= widening_matmul(") == 6
+    assert "= matmul(" not in shown
+
+
+@pytest.mark.parametrize("dtype", NARROW)
+@pytest.mark.parametrize("function", [ops.gelu, ops.silu, ops.sigmoid, ops.softplus])
+def test_gradients_of_several_operators_round_once(function, dtype):
+    x = tensor(1000, dtype=dtype)
+    wide = x.detach().astype("float32").detach()
+    wide.requires_grad = True
+    function(x).sum().backward()
+    function(wide).sum().backward()
+    one, exact = x.grad.astype("float32").numpy(), wide.grad.numpy()
+    unit = 2**-8 if dtype == "bfloat16" else 2**-11
+    # The result of the forward pass is rounded too, of which sigmoid and silu make use.
+    np.testing.assert_allclose(one, exact, rtol=3 * unit, atol=2 * unit)
+
+
 def test_gradients_of_gradients_are_narrow_products_too():
     a = tensor(3, 3)
     with ndl.autocast():

@@ -7,6 +7,7 @@ import math
 from needle.autograd import Tensor, TensorOp
 from needle.device import Array, array_namespace
 from needle.ops.arithmetic import add_scalar, mul_scalar, multiply, subtract
+from needle.ops.casting import widened
 from needle.ops.comparison import greater, where
 from needle.ops.elementwise import clip, erf, error_function, tanh
 from needle.ops.exponential import exp
@@ -113,7 +114,8 @@ class Sigmoid(TensorOp):
         return sigmoid_of(a)
 
     def gradient(self, out_grad: Tensor, node: Tensor) -> Tensor:
-        return multiply(out_grad, subtract(node, multiply(node, node)))
+        y = widened(node)
+        return multiply(out_grad, subtract(y, multiply(y, y)))
 
 
 def sigmoid(a: Tensor) -> Tensor:
@@ -134,7 +136,7 @@ class SiLU(TensorOp):
         return a * sigmoid_of(a)
 
     def gradient(self, out_grad: Tensor, node: Tensor) -> Tensor:
-        share = sigmoid(node.inputs[0])
+        share = sigmoid(widened(node.inputs[0]))
         return multiply(out_grad, share + multiply(node, add_scalar(mul_scalar(share, -1), 1)))
 
 
@@ -160,7 +162,7 @@ class Softplus(TensorOp):
         return xp.maximum(a, xp.asarray(0, dtype=a.dtype)) + xp.log1p(xp.exp(-xp.abs(a)))
 
     def gradient(self, out_grad: Tensor, node: Tensor) -> Tensor:
-        return multiply(out_grad, sigmoid(node.inputs[0]))
+        return multiply(out_grad, sigmoid(widened(node.inputs[0])))
 
 
 def softplus(a: Tensor) -> Tensor:
@@ -195,7 +197,7 @@ class GELU(TensorOp):
         return 0.5 * a * (1.0 + error_function(a * math.sqrt(0.5)))
 
     def gradient(self, out_grad: Tensor, node: Tensor) -> Tensor:
-        a = clip(node.inputs[0], -_FAR, _FAR)
+        a = clip(widened(node.inputs[0]), -_FAR, _FAR)
         square = multiply(a, a)
         if self.approximate:
             t = tanh(multiply(a, add_scalar(mul_scalar(square, _INNER * _CUBIC), _INNER)))

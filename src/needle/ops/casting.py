@@ -7,7 +7,7 @@ from numpy.typing import DTypeLike
 
 from needle.autograd import Tensor, TensorOp
 from needle.device import Array, Device, array_namespace, device_of
-from needle.dtype import as_dtype, is_floating, is_narrow
+from needle.dtype import as_dtype, float32, is_floating, is_narrow
 
 __all__ = ["Cast", "ToDevice", "astype", "to_device"]
 
@@ -43,6 +43,14 @@ def astype(a: Tensor, dtype: DTypeLike) -> Tensor:
         The adjoint in the dtype of `a`; as it is where `a` is made of integers, which would cut it off.
     """
     return Cast(dtype)(a)
+
+
+def widened(a: Tensor) -> Tensor:
+    """Return a Tensor of float16 or bfloat16 as float32; another one as it is.
+
+    For gradients of several operators, which would each round their result: the sum of adjoints is rounded once.
+    """
+    return astype(a, float32) if is_narrow(a.dtype) else a
 
 
 class ToDevice(TensorOp):
