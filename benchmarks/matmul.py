@@ -2,12 +2,15 @@
 
     python benchmarks/matmul.py                            # every group, 1 and 2 threads, float32
     python benchmarks/matmul.py --group square --threads 2 --dtype float64 --output FOLDER
+    python benchmarks/matmul.py --group square --dtype float32 --dtype bfloat16 --dtype float16
 
 The limit is that of a compiled loop of independent multiply-adds, run on as many threads, timed in every round beside
-the products, so that a machine whose speed changes changes both. What it costs to call a program from Python is timed
-too, with a product of one number, and is taken off. Rounds of all contestants alternate and medians are shown. Layouts
-are n and t for each operand: t means that it lies transposed in memory. NumPy uses as many threads as its library
-starts, whatever the column says. With --output the table is written as Markdown and JSON too.
+the products, so that a machine whose speed changes changes both. For float16 and bfloat16 it is that of float32, in
+which their products are summed: instructions for bfloat16 go beyond it. NumPy has no library for these, and is left
+out; so is PyTorch for float16, where it takes a hundred times as long. What it costs to call a program from Python is
+timed too, with a product of one number, and is taken off. Rounds of all contestants alternate and medians are shown.
+Layouts are n and t for each operand: t means that it lies transposed in memory. NumPy uses as many threads as its
+library starts, whatever the column says. With --output the table is written as Markdown and JSON too.
 """
 
 from __future__ import annotations
@@ -30,6 +33,7 @@ from needle.compiler.graph import make_node
 from needle.compiler.host import host
 from needle.compiler.native import compile_object, load_object
 from needle.compiler.thread_count import set_num_threads
+from needle.dtype import as_dtype, bfloat16, float16, is_narrow
 
 LAYOUTS = ("nn", "nt", "tn", "tt")
 SQUARE = [(n, n, n) for n in (256, 512, 1024, 2048)]
@@ -64,6 +68,7 @@ class Peak:
 
     def __init__(self, dtype: str) -> None:
         here, chains = host(), min(host().vector_registers - 4, 24)
+        dtype = "float64" if dtype == "float64" else "float32"
         bits = np.dtype(dtype).itemsize * 8
         lanes = here.vector_bytes * 8 // bits
         scalar = "float" if bits == 32 else "double"
@@ -109,12 +114,17 @@ class Product:
 
     def __init__(self, a: np.ndarray, b: np.ndarray, layout: str) -> None:
         inputs = tuple(input_node(one.shape, one.dtype) for one in (a, b))
+        # Narrow numbers are multiplied as operators do it: summed in float32, and rounded once.
+        wide, narrow = np.dtype("float32"), a.dtype if is_narrow(a.dtype) else None
+        nodes = inputs if narrow is None else [make_node("cast", (node,), dtype=wide) for node in inputs]
         operands = [
             make_node("permute", (node,), axes=(1, 0)) if letter == "t" else node
-            for node, letter in zip(inputs, layout, strict=True)
+            for node, letter in zip(nodes, layout, strict=True)
         ]
+        product = make_node("matmul", operands)
         start = time.perf_counter()
-        self.executable = Executable(Graph(inputs, (make_node("matmul", operands),)))
+        result = product if narrow is None else make_node("cast", (product,), dtype=narrow)
+        self.executable = Executable(Graph(inputs, (result,)))
         self.compile_seconds = time.perf_counter() - start
         self.arrays = [a, b, *self.executable.new_outputs()]
         self.addresses = self.executable.new_addresses()
@@ -144,7 +154,12 @@ def torch_product(a: np.ndarray, b: np.ndarray, out: np.ndarray, threads: int) -
         import torch
     except ImportError:
         return None
-    x, y, z = map(torch.from_numpy, (a, b, out))
+    if a.dtype == float16:
+        return None
+    if a.dtype == bfloat16:
+        x, y, z = (torch.from_numpy(one.astype("float32")).to(torch.bfloat16) for one in (a, b, out))
+    else:
+        x, y, z = map(torch.from_numpy, (a, b, out))
 
     def run(count: int) -> None:
         torch.set_num_threads(threads)
@@ -165,7 +180,7 @@ class Row:
     limit: float
     needle: float
     share: float
-    numpy: float
+    numpy: float | None
     torch: float | None
     compile_ms: float
 
@@ -182,25 +197,27 @@ def enough(run: Callable[[int], None]) -> int:
     return max(1, int(LONG_ENOUGH / min(seconds_each(run, 3) for _ in range(3))))
 
 
-def measure(size: tuple[int, int, int], layout: str, threads: int, settings: argparse.Namespace) -> Row:
+def measure(size: tuple[int, int, int], layout: str, threads: int, dtype: str, settings: argparse.Namespace) -> Row:
     """Time one product."""
-    dtype, typical = settings.dtype, min if settings.best else statistics.median
+    typical = min if settings.best else statistics.median
     m, k, n = size
     rng = np.random.default_rng(0)
     sizes = zip(((m, k), (k, n)), layout, strict=True)
-    stored = [rng.standard_normal(s[:: -1 if letter == "t" else 1]).astype(dtype) for s, letter in sizes]
+    kind = as_dtype(dtype)
+    stored = [rng.standard_normal(s[:: -1 if letter == "t" else 1]).astype(kind) for s, letter in sizes]
     a, b = (one.T if letter == "t" else one for one, letter in zip(stored, layout, strict=True))
     peak, product = Peak(dtype), Product(stored[0], stored[1], layout)
     set_num_threads(threads)
     product.run(1)
     exact = a.astype("float64") @ b.astype("float64")
-    if np.abs(product.out - exact).max() > 1e-5 * k:
+    rounding = 2.0**-7 * np.abs(exact).max() if is_narrow(kind) else 0
+    if np.abs(product.out.astype("float64") - exact).max() > 1e-5 * k + rounding:
         raise ArithmeticError(f"the product {m}x{k}x{n} {layout} is wrong")
-    one = np.ones((1, 1), dtype)
+    one = np.ones((1, 1), kind)
     runs: dict[str, Callable[[int], None]] = {"needle": product.run, "call": Product(one, one, "nn").run}
     if not settings.without_peers:
-        runs["numpy"] = numpy_product(a, b, np.empty((m, n), dtype))
-        torch_run = torch_product(a, b, np.empty((m, n), dtype), threads)
+        runs |= {} if is_narrow(kind) else {"numpy": numpy_product(a, b, np.empty((m, n), kind))}
+        torch_run = torch_product(a, b, np.empty((m, n), kind), threads)
         runs |= {} if torch_run is None else {"torch": torch_run}
     counts = {name: enough(run) for name, run in runs.items()}
     seconds: dict[str, list[float]] = {name: [] for name in runs}
@@ -218,7 +235,7 @@ def measure(size: tuple[int, int, int], layout: str, threads: int, settings: arg
     limit = (max if settings.best else statistics.median)(limits) / 1e9
     share = rates["needle"] / limit
     shape, compile_ms = f"{m}x{k}x{n}", product.compile_seconds * 1e3
-    others = (rates.get("numpy", float("nan")), rates.get("torch"))
+    others = rates.get("numpy"), rates.get("torch")
     return Row(shape, layout, threads, dtype, limit, rates["needle"], share, *others, compile_ms)
 
 
@@ -237,13 +254,13 @@ def products(group: str) -> Iterator[tuple[tuple[int, int, int], str]]:
 
 def markdown(rows: list[Row]) -> str:
     lines = [
-        "| rows x inner x columns | layout | threads | limit | Needle | share | NumPy | PyTorch | compile ms |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+        "| rows x inner x columns | layout | dtype | threads | limit | Needle | share | NumPy | PyTorch | compile ms |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for row in rows:
-        torch = "" if row.torch is None else f"{row.torch:.0f}"
-        rates = f"{row.limit:.0f} | {row.needle:.0f} | {row.share:.0%} | {row.numpy:.0f} | {torch}"
-        lines.append(f"| {row.shape} | {row.layout} | {row.threads} | {rates} | {row.compile_ms:.0f} |")
+        peers = " | ".join("" if rate is None else f"{rate:.0f}" for rate in (row.numpy, row.torch))
+        rates = f"{row.limit:.0f} | {row.needle:.0f} | {row.share:.0%} | {peers}"
+        lines.append(f"| {row.shape} | {row.layout} | {row.dtype} | {row.threads} | {rates} | {row.compile_ms:.0f} |")
     return "\n".join(lines)
 
 
@@ -251,22 +268,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--group", choices=["square", "small", "large"], action="append")
     parser.add_argument("--threads", type=int, action="append")
-    parser.add_argument("--dtype", default="float32", choices=["float32", "float64"])
+    parser.add_argument("--dtype", choices=["float32", "float64", "bfloat16", "float16"], action="append")
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--without-peers", action="store_true")
     parser.add_argument("--best", action="store_true", help="the best round, not the median: for a busy machine")
     parser.add_argument("--layout", choices=LAYOUTS, action="append")
     parser.add_argument("--output", type=Path)
     settings = parser.parse_args()
-    rows = []
+    dtypes, rows = settings.dtype or ["float32"], []
     for group in settings.group or ["square", "small", "large"]:
         for threads in settings.threads or [1, 2]:
             for size, layout in products(group):
                 if layout not in (settings.layout or LAYOUTS):
                     continue
-                rows.append(measure(size, layout, threads, settings))
-                print(".", end="", flush=True)
-    text = f"GFLOP/s, {settings.dtype}, {host().cpu}\n\n{markdown(rows)}\n"
+                for dtype in dtypes:
+                    rows.append(measure(size, layout, threads, dtype, settings))
+                    print(".", end="", flush=True)
+    text = f"GFLOP/s, {', '.join(dtypes)}, {host().cpu}\n\n{markdown(rows)}\n"
     print(text)
     if settings.output:
         settings.output.mkdir(parents=True, exist_ok=True)
