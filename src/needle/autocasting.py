@@ -25,9 +25,11 @@ _lock = threading.Lock()
 
 
 class _Setting(threading.local):
-    """What this thread has asked for: a narrow dtype, or None."""
+    """What this thread has asked for: a narrow dtype, or None; and what it had before each open block."""
 
-    dtype: np.dtype[Any] | None = None
+    def __init__(self) -> None:
+        self.dtype: np.dtype[Any] | None = None
+        self.before: list[np.dtype[Any] | None] = []
 
 
 _setting = _Setting()
@@ -79,15 +81,15 @@ class autocast(ContextDecorator):  # noqa: N801  reads as a statement: `with aut
         if not is_narrow(found):
             raise DTypeError(f"autocast: the dtype is bfloat16 or float16, got {found}")
         self.dtype = found if enabled else None
-        self._before: list[np.dtype[Any] | None] = []
 
     def __enter__(self) -> None:
-        self._before.append(_setting.dtype)
+        # A decorated function has one object for all threads and calls: what was before is the thread's to know.
+        _setting.before.append(_setting.dtype)
         _setting.dtype = self.dtype
         _count(1)
 
     def __exit__(self, *exception: object) -> None:
-        _setting.dtype = self._before.pop()
+        _setting.dtype = _setting.before.pop()
         _count(-1)
 
 

@@ -107,6 +107,26 @@ def test_other_threads_are_left_alone():
     assert found == ["float32"]
 
 
+def test_one_block_in_two_threads_leaves_each_as_it_was():
+    a, shared = tensor(2, 2), ndl.autocast("bfloat16")
+    inside, may_leave = threading.Event(), threading.Event()
+
+    @shared
+    def wait():
+        inside.set()
+        may_leave.wait()
+
+    thread = threading.Thread(target=wait)
+    with ndl.autocast("float16"):
+        with shared:
+            thread.start()
+            inside.wait()
+        assert (a @ a).dtype == "float16"
+    may_leave.set()
+    thread.join()
+    assert (a @ a).dtype == "float32"
+
+
 def test_a_compiled_function_notices_it():
     f = ndl.jit(lambda a: a @ a)
     a = tensor(2, 2)

@@ -107,6 +107,47 @@ def test_disabled_is_a_plain_step():
     assert scaler.state_dict()["good_steps"] == 0
 
 
+def test_disabled_steps_whatever_the_gradients_are():
+    w, scaler = parameter(2.0), optim.GradScaler(enabled=False)
+    opt = optim.SGD([w], lr=0.5)
+    w.grad = ndl.Tensor([np.inf], dtype="float32")
+    assert scaler.step(opt).item()
+    assert w.numpy() == -np.inf
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("bad", [False, True])
+def test_several_optimizers_step_with_one_scale(compiled, bad):
+    v, w = parameter(1.0), parameter(1.0)
+    first, second = optim.SGD([v], lr=0.5), optim.SGD([w], lr=0.5)
+    scaler = optim.GradScaler(scale=1024.0, interval=1)
+
+    def step(x, y):
+        scaler.scale((v * x + w * y).sum()).backward()
+        made = [scaler.step(opt, update=False) for opt in (first, second)]
+        scaler.update(*made)
+        return made
+
+    x, y = (ndl.Tensor([c], dtype="float32", requires_grad=False) for c in (np.inf if bad else 2.0, 2.0))
+    made = (ndl.jit(step) if compiled else step)(x, y)
+    assert [one.item() for one in made] == [not bad, True]
+    assert (v.numpy(), w.numpy()) == (1 if bad else 0, 0)  # each gradient is divided by what the loss was scaled by
+    assert scaler.state_dict()["scale"] == (512 if bad else 2048)
+
+
+def test_an_update_of_no_steps_is_refused():
+    with pytest.raises(SettingError, match=r"GradScaler\.update: takes what step returned"):
+        optim.GradScaler().update()
+
+
+@pytest.mark.parametrize("saved", [{"scale": np.nan, "good_steps": 0}, {"scale": 2.0, "good_steps": -1}])
+def test_damaged_states_are_refused(saved):
+    scaler = optim.GradScaler()
+    with pytest.raises(CheckpointError, match="no state of a scaler"):
+        scaler.load_state_dict(saved)
+    assert scaler.state_dict()["scale"] == 2.0**16
+
+
 def test_state_comes_back():
     scaler = optim.GradScaler()
     scaler.load_state_dict({"scale": 4.0, "good_steps": 7})

@@ -33,6 +33,7 @@ class GradScaler:
         where every g is finite:  step;  s ← growth · s after `interval` such steps in a row
         otherwise:                no step;  s ← backoff · s
 
+    Several optimizers that step after one loss share one s: each steps with `update=False`, then `update` adjusts it.
     Written without a branch on values, so that it can be compiled: see `Optimizer.step_if`. A step that is left out
     counts in the optimizer's `t`, and for its schedules.
 
@@ -41,7 +42,8 @@ class GradScaler:
         growth: what s is multiplied by after `interval` good steps, above 1.
         backoff: what s is multiplied by where a gradient is not finite, between 0 and 1.
         interval: how many good steps in a row make s grow.
-        enabled: False makes `scale` and `step` do nothing of their own, for the same code without scaling.
+        enabled: False makes `scale` and `step` do nothing of their own, for the same code without scaling: every step
+            is made.
 
     State:
         scale_factor: s, float32, a Tensor of no axes.
@@ -102,12 +104,13 @@ class GradScaler:
         factor = self.scale_factor
         return multiply(loss, factor if is_narrow(loss.dtype) else factor.astype(loss.dtype))
 
-    def step(self, optimizer: Optimizer, max_norm: float | None = None) -> Tensor:
+    def step(self, optimizer: Optimizer, max_norm: float | None = None, update: bool = True) -> Tensor:
         """Divide the gradients by s, step where all are finite, and adjust s.
 
         Args:
             optimizer: whose parameters have gradients of a scaled loss. They keep the divided ones.
             max_norm: clip the gradients to this common norm, once they are divided.
+            update: False leaves s as it is. Several optimizers step with the same s, and then `update` adjusts it.
 
         Returns:
             Whether the step was made: a bool Tensor of no axes.
@@ -119,15 +122,33 @@ class GradScaler:
         parameters = list(dict.fromkeys(one for one in optimizer.params if one.grad is not None))
         if not parameters:
             raise GradientError("GradScaler.step: no parameter of the optimizer has a gradient: call backward() first")
-        if self.enabled:
-            self._unscale(parameters)
+        if not self.enabled:
+            if max_norm is not None:
+                clipping.clip_norm(parameters, max_norm)
+            optimizer.step()
+            return Tensor(True, requires_grad=False)
+        self._unscale(parameters)
         finite = _all_finite(parameters)
         if max_norm is not None:
             clipping.clip_norm(parameters, max_norm)
         optimizer.step_if(finite)
-        if self.enabled:
-            self._adjust(finite.realize_cached_data())
+        if update:
+            self.update(finite)
         return finite
+
+    def update(self, *made: Tensor) -> None:
+        """Adjust s after steps that were made with the same one: it shrinks where one of them was left out.
+
+        Args:
+            made: what `step(…, update=False)` returned, of each optimizer.
+
+        Raises:
+            SettingError: there is none.
+        """
+        if not made:
+            raise SettingError("GradScaler.update: takes what step returned, of one optimizer or more; got nothing")
+        if self.enabled:
+            self._adjust(reduce(and_, (one.realize_cached_data() for one in made)))
 
     def _unscale(self, parameters: list[Tensor]) -> None:
         factor = self.scale_factor.realize_cached_data()
@@ -160,8 +181,15 @@ class GradScaler:
         """
         if set(saved) != {"scale", "good_steps"}:
             raise CheckpointError(f"GradScaler: the state holds scale and good_steps, got {', '.join(map(str, saved))}")
+        scale, good_steps = saved["scale"], saved["good_steps"]
+        if not (_is_number(scale) and _SMALLEST <= scale <= _LARGEST and _is_number(good_steps) and good_steps >= 0):
+            raise CheckpointError(f"GradScaler: no state of a scaler: scale {scale!r}, good_steps {good_steps!r}")
         self.scale_factor.cached_data = np.asarray(saved["scale"], dtype=float32)
         self.good_steps.cached_data = np.asarray(saved["good_steps"], dtype=int32)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float, np.number))
 
 
 def _all_finite(parameters: list[Tensor]) -> Tensor:
