@@ -65,7 +65,7 @@ class RenderedKernel:
     """A kernel's function, the buffers it takes, into how many parts it falls, and whether threads share them.
 
     The first `written` of the buffers are written to; all of them where that is None. `begins` says how many elements
-    into some of the buffers their pointers are.
+    into some of the buffers their pointers are. `work` is about how many operations there are, 0 where there are few.
     """
 
     function: Function
@@ -74,6 +74,7 @@ class RenderedKernel:
     shared: bool
     written: int | None = None
     begins: Mapping[Buffer, int] = field(default_factory=dict)
+    work: int = 0
 
     @property
     def writes(self) -> tuple[Buffer, ...]:
@@ -99,8 +100,8 @@ def render_kernel(kernel: Kernel, outermost_stays: bool = False) -> RenderedKern
     function = Function(kernel.name, [*parameters, "i64 %begin", "i64 %end"], "nounwind #0")
     renderer = _Renderer(kernel, function, pointers)
     parts = renderer.render()
-    work = np.prod(kernel.shape, dtype=float) * sum(_cost(stage) for stage in kernel.stages)
-    return RenderedKernel(function, buffers, parts, bool(work >= _WORTH_SHARING), len(kernel.writes()))
+    work = math.prod(kernel.shape) * sum(_cost(stage) for stage in kernel.stages)
+    return RenderedKernel(function, buffers, parts, work >= _WORTH_SHARING, len(kernel.writes()), work=work)
 
 
 def render_stores(

@@ -16,6 +16,10 @@ from needle.compiler.render import RenderedKernel
 __all__ = ["Share", "Turn", "in_moments", "make_rounds", "shares_of"]
 
 
+# Chunks of so many operations are divided further, into so many times as many.
+_LONG_CHUNK, _FINER = 2_000_000, 4
+
+
 @dataclass(frozen=True, slots=True)
 class Turn:
     """A phase in a round, and the number of the chunk that it is part of; None where it falls into chunks itself."""
@@ -33,12 +37,16 @@ class Share:
 
 
 def shares_of(turns: Sequence[Turn], most: int) -> list[Share]:
-    """Return the chunks of a round, large phases in `most` chunks each."""
+    """Return the chunks of a round: phases that threads share in up to `most`, or in more of them where each is long.
+
+    The end of a round is waited for as long as its last chunk takes.
+    """
     shares: list[Share] = []
     owned: dict[int, list[RenderedKernel]] = {}
     for turn in turns:
         if turn.owner is None:
-            shares.append(Share((turn.phase,), min(turn.phase.parts, most)))
+            count = max(most, min(turn.phase.work // _LONG_CHUNK, _FINER * most))
+            shares.append(Share((turn.phase,), min(turn.phase.parts, count)))
         else:
             owned.setdefault(turn.owner, []).append(turn.phase)
     return [*shares, *(Share(tuple(phases), 1) for phases in owned.values())]
