@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from needle.compiler.loops import Buffer
-from needle.compiler.render import RenderedKernel
+from needle.compiler.render import Lane, RenderedKernel
 
 __all__ = ["Share", "Turn", "in_moments", "make_rounds", "shares_of"]
 
@@ -39,7 +39,7 @@ class Share:
 def shares_of(turns: Sequence[Turn], most: int) -> list[Share]:
     """Return the chunks of a round: phases that threads share in up to `most`, or in more of them where each is long.
 
-    The end of a round is waited for as long as its last chunk takes.
+    The end of a round is waited for as long as its last chunk takes. So chains, which cannot be divided, come first.
     """
     shares: list[Share] = []
     owned: dict[int, list[RenderedKernel]] = {}
@@ -49,7 +49,9 @@ def shares_of(turns: Sequence[Turn], most: int) -> list[Share]:
             shares.append(Share((turn.phase,), min(turn.phase.parts, count)))
         else:
             owned.setdefault(turn.owner, []).append(turn.phase)
-    return [*shares, *(Share(tuple(phases), 1) for phases in owned.values())]
+    chains = [Share(tuple(phases), 1) for phases in owned.values()]
+    long = [chain for chain in chains if sum(phase.work for phase in chain.phases) > _LONG_CHUNK]
+    return [*long, *shares, *(chain for chain in chains if chain not in long)]
 
 
 def in_moments(turns: Sequence[Turn]) -> list[Sequence[Turn]]:
@@ -60,32 +62,57 @@ def in_moments(turns: Sequence[Turn]) -> list[Sequence[Turn]]:
 
 def make_rounds(phases: Sequence[RenderedKernel]) -> list[list[Turn]]:
     """Return the rounds of a program whose phases are given in an order in which they may run."""
-    rounds: list[list[Turn]] = []
-    places: list[tuple[int, int | None]] = []
-    written_by: dict[Buffer, list[int]] = {}
-    read_by: dict[Buffer, list[int]] = {}
-    for number, phase in enumerate(phases):
-        before = {other for buffer in phase.buffers for other in written_by.get(buffer, ())}
-        before |= {other for buffer in phase.writes for other in read_by.get(buffer, ())}
-        place, owner = _place(phase, [places[other] for other in before], rounds)
-        while len(rounds) <= place:
-            rounds.append([])
-        rounds[place].append(Turn(phase, owner))
-        places.append((place, owner))
+    planner = _Planner(phases)
+    for number in range(len(phases)):
+        planner.add(number)
+    return planner.rounds
+
+
+class _Planner:
+    """Puts phases into rounds, in order."""
+
+    def __init__(self, phases: Sequence[RenderedKernel]) -> None:
+        self.phases = phases
+        self.rounds: list[list[Turn]] = []
+        self._places: list[tuple[int, int | None]] = []  # the round of each phase, and its owner
+        self._written_by: dict[Buffer, list[int]] = {}
+        self._read_by: dict[Buffer, list[int]] = {}
+        self._owners: dict[tuple[int, Lane], int] = {}  # of the lanes in each round
+
+    def add(self, number: int) -> None:
+        """Put the next phase into the first round that it may be in."""
+        phase = self.phases[number]
+        place, owner = self._place(phase, self._before(phase))
+        while len(self.rounds) <= place:
+            self.rounds.append([])
+        if owner is None and phase.is_alone:
+            owner = 1 + max((turn.owner for turn in self.rounds[place] if turn.owner is not None), default=-1)
+        if phase.lane is not None and owner is not None:
+            self._owners[place, phase.lane] = owner
+        self.rounds[place].append(Turn(phase, owner))
+        self._places.append((place, owner))
         for buffer in phase.buffers:
-            (written_by if buffer in phase.writes else read_by).setdefault(buffer, []).append(number)
-    return rounds
+            (self._written_by if buffer in phase.writes else self._read_by).setdefault(buffer, []).append(number)
+
+    def _before(self, phase: RenderedKernel) -> set[int]:
+        """Return the phases that a phase waits for."""
+        before = {other for buffer in phase.buffers for other in self._written_by.get(buffer, ())}
+        before |= {other for buffer in phase.writes for other in self._read_by.get(buffer, ())}
+        lane = phase.lane
+        return before if lane is None else {one for one in before if not _are_beside(lane, self.phases[one].lane)}
+
+    def _place(self, phase: RenderedKernel, before: set[int]) -> tuple[int, int | None]:
+        """Return the round of a phase, and the owner of phases of that round that it follows, if any."""
+        last = max((self._places[one][0] for one in before), default=-1)
+        following = [one for one in before if self._places[one][0] == last]
+        owners = {self._places[one][1] for one in following}
+        # A lane goes on by itself: what prepares several of them is done before.
+        is_led = phase.lane is None or all(self.phases[one].lane == phase.lane for one in following)
+        if phase.is_alone and is_led and len(owners) == 1 and None not in owners:
+            return last, owners.pop()
+        return last + 1, None if phase.lane is None else self._owners.get((last + 1, phase.lane))
 
 
-def _place(
-    phase: RenderedKernel, before: Sequence[tuple[int, int | None]], rounds: Sequence[Sequence[Turn]]
-) -> tuple[int, int | None]:
-    """Return the round of a phase and its owner, given the places of the phases that it waits for."""
-    last = max((place for place, _ in before), default=-1)
-    if not phase.is_alone:
-        return last + 1, None
-    owners = {owner for place, owner in before if place == last}
-    if len(owners) == 1 and None not in owners:
-        return last, owners.pop()
-    following = rounds[last + 1] if last + 1 < len(rounds) else []
-    return last + 1, sum(turn.owner is not None for turn in following)
+def _are_beside(one: Lane, other: Lane | None) -> bool:
+    """Tell whether two lanes are different ones of one chain."""
+    return other is not None and one.chain == other.chain and one.number != other.number
