@@ -43,7 +43,7 @@ _MEETING = 300_000
 _LONGEST_PRODUCT = 10_000_000
 
 _S = TypeVar("_S", bound=Stage)
-_Key: TypeAlias = tuple[int, Buffer]
+_Key: TypeAlias = tuple[int, Buffer]  # a number of rows, and a buffer that steps of so many write
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +68,7 @@ class _Chain:
 
     rows: int
     steps: list[int] = field(default_factory=list)
+    written: list[_Key] = field(default_factory=list)
     depth: int = 0  # the products on the longest way through it
     work: int = 0  # the multiply-adds of the largest product
 
@@ -202,6 +203,7 @@ class _Finder:
         for buffer, rows in new.items():
             key = count, buffer
             self.written[key], self._chain_of[key] = rows, chain
+            chain.written.append(key)
             self._depth[key] = max(depth, self._depth.get(key, 0))
         chain.steps.append(number)
         chain.depth = max(chain.depth, depth)
@@ -215,12 +217,14 @@ class _Finder:
         if not found:
             self._found.append(_Chain(count))
             return self._found[-1]
-        first, *others = found
+        first, *others = sorted(found, key=lambda chain: -len(chain.written))
         for other in others:
-            first.steps = sorted([*first.steps, *other.steps])
+            first.steps += other.steps
             first.depth, first.work = max(first.depth, other.depth), max(first.work, other.work)
             other.steps = []
-            self._chain_of.update({key: first for key, chain in self._chain_of.items() if chain is other})
+            first.written += other.written
+            self._chain_of.update(dict.fromkeys(other.written, first))
+            other.written = []
         return first
 
 

@@ -7,7 +7,7 @@ chunk; where it waits for nothing but phases of one chunk it follows them in tha
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from needle.compiler.loops import Buffer
@@ -62,55 +62,76 @@ def in_moments(turns: Sequence[Turn]) -> list[Sequence[Turn]]:
 
 def make_rounds(phases: Sequence[RenderedKernel]) -> list[list[Turn]]:
     """Return the rounds of a program whose phases are given in an order in which they may run."""
-    planner = _Planner(phases)
-    for number in range(len(phases)):
-        planner.add(number)
+    planner = _Planner()
+    for phase in phases:
+        planner.add(phase)
     return planner.rounds
+
+
+class _Users:
+    """Who uses a buffer: of each lane the last round in which it does, and the owners there."""
+
+    def __init__(self) -> None:
+        self.last: dict[Lane | None, tuple[int, set[int | None]]] = {}
+
+    def add(self, lane: Lane | None, place: int, owner: int | None) -> None:
+        """Note a use."""
+        latest, owners = self.last.get(lane, (-1, set()))
+        if place > latest:
+            self.last[lane] = place, {owner}
+        elif place == latest:
+            owners.add(owner)
 
 
 class _Planner:
     """Puts phases into rounds, in order."""
 
-    def __init__(self, phases: Sequence[RenderedKernel]) -> None:
-        self.phases = phases
+    def __init__(self) -> None:
         self.rounds: list[list[Turn]] = []
-        self._places: list[tuple[int, int | None]] = []  # the round of each phase, and its owner
-        self._written_by: dict[Buffer, list[int]] = {}
-        self._read_by: dict[Buffer, list[int]] = {}
+        self._writers: dict[Buffer, _Users] = {}
+        self._readers: dict[Buffer, _Users] = {}
         self._owners: dict[tuple[int, Lane], int] = {}  # of the lanes in each round
+        self._next_owner: dict[int, int] = {}
 
-    def add(self, number: int) -> None:
+    def add(self, phase: RenderedKernel) -> None:
         """Put the next phase into the first round that it may be in."""
-        phase = self.phases[number]
-        place, owner = self._place(phase, self._before(phase))
+        place, owner = self._place(phase)
         while len(self.rounds) <= place:
             self.rounds.append([])
         if owner is None and phase.is_alone:
-            owner = 1 + max((turn.owner for turn in self.rounds[place] if turn.owner is not None), default=-1)
+            owner = self._next_owner.get(place, 0)
+            self._next_owner[place] = owner + 1
         if phase.lane is not None and owner is not None:
             self._owners[place, phase.lane] = owner
         self.rounds[place].append(Turn(phase, owner))
-        self._places.append((place, owner))
         for buffer in phase.buffers:
-            (self._written_by if buffer in phase.writes else self._read_by).setdefault(buffer, []).append(number)
+            users = (self._writers if buffer in phase.writes else self._readers).setdefault(buffer, _Users())
+            users.add(phase.lane, place, owner)
 
-    def _before(self, phase: RenderedKernel) -> set[int]:
-        """Return the phases that a phase waits for."""
-        before = {other for buffer in phase.buffers for other in self._written_by.get(buffer, ())}
-        before |= {other for buffer in phase.writes for other in self._read_by.get(buffer, ())}
-        lane = phase.lane
-        return before if lane is None else {one for one in before if not _are_beside(lane, self.phases[one].lane)}
-
-    def _place(self, phase: RenderedKernel, before: set[int]) -> tuple[int, int | None]:
+    def _place(self, phase: RenderedKernel) -> tuple[int, int | None]:
         """Return the round of a phase, and the owner of phases of that round that it follows, if any."""
-        last = max((self._places[one][0] for one in before), default=-1)
-        following = [one for one in before if self._places[one][0] == last]
-        owners = {self._places[one][1] for one in following}
+        last, owners, lanes = -1, set[int | None](), set[Lane | None]()
+        for lane, (place, found) in self._before(phase):
+            if place > last:
+                last, owners, lanes = place, set(), set()
+            if place == last:
+                owners |= found
+                lanes.add(lane)
         # A lane goes on by itself: what prepares several of them is done before.
-        is_led = phase.lane is None or all(self.phases[one].lane == phase.lane for one in following)
+        is_led = phase.lane is None or lanes == {phase.lane}
         if phase.is_alone and is_led and len(owners) == 1 and None not in owners:
             return last, owners.pop()
         return last + 1, None if phase.lane is None else self._owners.get((last + 1, phase.lane))
+
+    def _before(self, phase: RenderedKernel) -> Iterator[tuple[Lane | None, tuple[int, set[int | None]]]]:
+        """Yield the uses of buffers that a phase waits for."""
+        tables = [(self._writers, phase.buffers), (self._readers, phase.writes)]
+        for users, buffers in tables:
+            for buffer in buffers:
+                if buffer in users:
+                    for lane, use in users[buffer].last.items():
+                        if phase.lane is None or not _are_beside(phase.lane, lane):
+                            yield lane, use
 
 
 def _are_beside(one: Lane, other: Lane | None) -> bool:
