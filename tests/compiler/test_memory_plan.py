@@ -1,11 +1,16 @@
 """The plan of the arena against the same rule written as loops."""
 
+from itertools import pairwise
+
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
+from needle.compiler.ir import Function
 from needle.compiler.loops import Buffer
-from needle.compiler.memory import plan_memory
+from needle.compiler.memory import plan_memory, plan_rounds
+from needle.compiler.render import RenderedKernel
+from needle.compiler.rounds import Turn
 
 LIVES = st.lists(st.tuples(st.integers(0, 12), st.integers(0, 6), st.integers(1, 2000)), max_size=40)
 
@@ -48,3 +53,24 @@ def test_buffers_lie_as_low_as_they_can_without_touching_each_other(lives):
 
 def test_nothing_takes_no_memory():
     assert plan_memory([]).size == 0
+
+
+def test_buffers_of_one_chunk_share_memory_in_turns_and_keep_clear_of_other_chunks() -> None:
+    def phase(number: int, owner: int | None, *buffers: Buffer) -> Turn:
+        return Turn(RenderedKernel(Function(f"f{number}", [], ""), buffers, 1, False, 1), owner)
+
+    chains = [[Buffer(f"b{owner}_{i}", (1000,), np.dtype(np.uint8)) for i in range(6)] for owner in range(2)]
+    given, seen = (Buffer(name, (64,), np.dtype(np.uint8)) for name in ("given", "seen"))
+    first = [phase(i, owner, chain[i + 1], chain[i], given) for owner, chain in enumerate(chains) for i in range(5)]
+    last = [phase(9, 0, seen, chains[0][5], chains[1][5])]
+    arena = plan_rounds([first, last], {given})
+    assert arena.offsets.keys() == {*chains[0], *chains[1], seen}
+    places = {buffer: range(arena.offsets[buffer], arena.offsets[buffer] + buffer.size) for buffer in arena.offsets}
+
+    def are_apart(one: Buffer, other: Buffer) -> bool:
+        return places[one].stop <= places[other].start or places[other].stop <= places[one].start
+
+    for chain in chains:
+        assert all(are_apart(one, other) for one, other in pairwise(chain))
+    assert all(are_apart(one, other) for one in chains[0] for other in chains[1])
+    assert arena.size <= 2 * (2 * 1024 + 1024) + 64

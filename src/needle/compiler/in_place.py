@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from needle.compiler.loops import Buffer, Call, Gather, Kernel, Load, Scatter, Stage, Store, Value, Within, walk
+from needle.compiler.loops import Buffer, Gather, Kernel, Load, Scatter, Stage, Store, Value, walk, with_buffers
 from needle.compiler.schedule import Program, Step
 
 __all__ = ["overwrite_inputs"]
@@ -88,26 +88,4 @@ def _renamed(program: Program, instead: Mapping[Buffer, Buffer]) -> Program:
 def _in_kernel(kernel: Kernel, instead: Mapping[Buffer, Buffer]) -> Kernel:
     if not any(buffer in instead for buffer in (*kernel.reads(), *kernel.writes())):
         return kernel
-    known: dict[int, Value] = {}
-
-    def value(one: Value) -> Value:
-        if id(one) not in known:
-            known[id(one)] = changed(one)
-        return known[id(one)]
-
-    def changed(one: Value) -> Value:
-        if isinstance(one, Call):
-            return Call(one.function, tuple(map(value, one.arguments)), one.dtype)
-        if isinstance(one, Gather):
-            return replace(one, buffer=instead.get(one.buffer, one.buffer), index=value(one.index))
-        if isinstance(one, Within):
-            return replace(one, value=value(one.value))
-        return replace(one, buffer=instead[one.buffer]) if isinstance(one, Load) and one.buffer in instead else one
-
-    def stage(one: Stage) -> Stage:
-        buffer = instead.get(one.buffer, one.buffer)
-        if isinstance(one, Scatter):
-            return replace(one, buffer=buffer, value=value(one.value), index=value(one.index))
-        return replace(one, buffer=buffer, value=value(one.value))
-
-    return replace(kernel, stages=tuple(map(stage, kernel.stages)))
+    return replace(kernel, stages=with_buffers(kernel.stages, instead))

@@ -16,7 +16,7 @@ kernel knows no target: it says what is computed and in which order. `show` prin
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias, TypeVar
 
@@ -360,6 +360,31 @@ def with_places(stages: Sequence[_S], change: Callable[[Buffer | None, Place], P
     def stage(old: _S) -> _S:
         moved = replace(old, place=change(old.buffer, old.place), value=value(old.value))
         return replace(moved, index=value(moved.index)) if isinstance(moved, Scatter) else moved
+
+    return tuple(map(stage, stages))
+
+
+def with_buffers(stages: Sequence[_S], instead: Mapping[Buffer, Buffer]) -> tuple[_S, ...]:
+    """Return stages with other buffers in the place of some."""
+    memo: dict[int, Value] = {}
+
+    def value(old: Value) -> Value:
+        if id(old) not in memo:
+            memo[id(old)] = changed(old)
+        return memo[id(old)]
+
+    def changed(old: Value) -> Value:
+        if isinstance(old, Call):
+            return Call(old.function, tuple(map(value, old.arguments)), old.dtype)
+        if isinstance(old, Gather):
+            return replace(old, buffer=instead.get(old.buffer, old.buffer), index=value(old.index))
+        if isinstance(old, Within):
+            return replace(old, value=value(old.value))
+        return replace(old, buffer=instead[old.buffer]) if isinstance(old, Load) and old.buffer in instead else old
+
+    def stage(old: _S) -> _S:
+        new = replace(old, buffer=instead.get(old.buffer, old.buffer), value=value(old.value))
+        return replace(new, index=value(new.index)) if isinstance(new, Scatter) else new
 
     return tuple(map(stage, stages))
 

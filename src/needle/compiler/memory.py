@@ -1,15 +1,20 @@
-"""Where a program's own buffers lie: one arena, in which buffers that are never needed together share a place."""
+"""Where a program's own buffers lie: one arena, in which buffers that are never needed together share a place.
+
+What is done side by side in a round has to lie side by side. But within a chunk of several phases, one follows the
+other: buffers that a chunk alone touches share a piece of the arena in turns.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from needle.compiler.loops import Buffer
+from needle.compiler.rounds import Turn, in_moments
 
-__all__ = ["Arena", "plan_memory"]
+__all__ = ["Arena", "plan_memory", "plan_rounds"]
 
 # A cache line, and the widest vector.
 _ALIGNMENT = 64
@@ -21,6 +26,34 @@ class Arena:
 
     size: int
     offsets: dict[Buffer, int]
+
+
+def plan_rounds(rounds: Sequence[Sequence[Turn]], outside: Container[Buffer]) -> Arena:
+    """Place the buffers of a program's rounds, but for those that lie outside."""
+    users: dict[Buffer, set[tuple[int, int | None]]] = {}
+    for number, turns in enumerate(rounds):
+        for turn in turns:
+            for buffer in turn.phase.buffers:
+                users.setdefault(buffer, set()).add((number, turn.owner))
+    pieces: dict[Buffer, Arena] = {}
+    moments: list[list[Buffer]] = []
+    for number, turns in enumerate(rounds):
+        for together in in_moments(turns):
+            buffers = [one for turn in together for one in turn.phase.buffers if one not in outside]
+            if len(together) > 1:
+                for owner in dict.fromkeys(turn.owner for turn in together if turn.owner is not None):
+                    phases = [turn.phase.buffers for turn in together if turn.owner == owner]
+                    inside = [[one for one in phase if users[one] == {(number, owner)}] for phase in phases]
+                    inner = plan_memory([[one for one in phase if one not in outside] for phase in inside])
+                    piece = Buffer(f"piece{number}_{owner}", (inner.size,), np.dtype(np.uint8))
+                    pieces[piece] = inner
+                    buffers = [piece, *(one for one in buffers if one not in inner.offsets)]
+            moments.append(buffers)
+    arena = plan_memory(moments)
+    for piece, inner in pieces.items():
+        start = arena.offsets.pop(piece)
+        arena.offsets.update({buffer: start + offset for buffer, offset in inner.offsets.items()})
+    return arena
 
 
 def plan_memory(uses: Sequence[Sequence[Buffer]]) -> Arena:

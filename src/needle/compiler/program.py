@@ -16,20 +16,22 @@ from needle.compiler.alike import Renderings
 from needle.compiler.borders import render_bordered
 from needle.compiler.host import Host
 from needle.compiler.ir import Function
+from needle.compiler.lanes import in_lanes
 from needle.compiler.loops import Kernel
 from needle.compiler.math import math_functions
-from needle.compiler.memory import Arena, plan_memory
+from needle.compiler.memory import Arena, plan_rounds
 from needle.compiler.native import MODULE_BREAK
 from needle.compiler.postpone import postpone
 from needle.compiler.products import render_product
 from needle.compiler.rebase import rebase
 from needle.compiler.render import RenderedKernel, render_kernel
 from needle.compiler.round_code import RoundCode, render_rounds
-from needle.compiler.rounds import in_moments, make_rounds
+from needle.compiler.rounds import make_rounds
 from needle.compiler.row_blocks import in_row_blocks
 from needle.compiler.schedule import Program, Step
 from needle.compiler.sharing import share_functions, share_packed
 from needle.compiler.stencil_code import render_stencil
+from needle.compiler.thread_count import available_processors
 
 __all__ = ["Module", "render_program"]
 
@@ -54,11 +56,16 @@ def render_program(program: Program, host: Host) -> Module:
     """Write a program as LLVM IR."""
     phases: list[RenderedKernel] = []
     render = Renderings(partial(_render_step, host=host))
-    for step in program.steps:
-        rebased, begins = rebase(step)
-        phases.extend(replace(phase, begins=begins) for phase in render(rebased))
+    steps = in_lanes(program, available_processors())
+    of_lanes = {buffer for one in steps if one.lane is not None for buffer in one.step.writes()}
+    for one in steps:
+        rebased, begins = rebase(one.step)
+        for phase in render(rebased):
+            # What only prepares the weights is done for all lanes.
+            lane = None if of_lanes.isdisjoint(phase.buffers) else one.lane
+            phases.append(replace(phase, begins=begins, lane=lane))
     phases = share_functions([phase for phase in phases if phase.parts > 0])
-    of_steps = {buffer for step in program.steps for buffer in (*step.reads(), *step.writes())}
+    of_steps = {buffer for one in steps for buffer in (*one.step.reads(), *one.step.writes())}
     phases = share_packed(phases, of_steps)
     outside = [
         *program.inputs,
@@ -67,16 +74,11 @@ def render_program(program: Program, host: Host) -> Module:
     ]
     known = set(outside)
     rounds = postpone(make_rounds(phases), known)
-    own = [
-        [buffer for turn in turns for buffer in turn.phase.buffers if buffer not in known]
-        for round_turns in rounds
-        for turns in in_moments(round_turns)
-    ]
-    arena = plan_memory(own)
+    arena = plan_rounds(rounds, known)
     kernels = list({phase.function.name: phase.function for phase in phases}.values())
     code = render_rounds(rounds, outside, arena, host)
     text = MODULE_BREAK.join(_modules(code, kernels, host))
-    return Module(text, arena, code.control_bytes, not all(phase.is_alone for phase in phases))
+    return Module(text, arena, code.control_bytes, not all(phase.is_alone and phase.lane is None for phase in phases))
 
 
 def _render_step(step: Step, host: Host) -> list[RenderedKernel]:

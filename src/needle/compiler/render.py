@@ -51,7 +51,7 @@ from needle.compiler.scalar import (
 )
 from needle.compiler.thread_count import available_processors
 
-__all__ = ["RenderedKernel", "render_kernel", "render_stores"]
+__all__ = ["Lane", "RenderedKernel", "render_kernel", "render_stores"]
 
 # How many columns have their partial results side by side: enough to make the innermost loop long, few enough to stay
 # in the first cache.
@@ -61,11 +61,20 @@ _WORTH_SHARING = 60_000
 
 
 @dataclass(frozen=True, slots=True)
+class Lane:
+    """The number of a lane among those of its chain. Phases of different lanes of a chain touch nothing in common."""
+
+    chain: int
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
 class RenderedKernel:
     """A kernel's function, the buffers it takes, into how many parts it falls, and whether threads share them.
 
     The first `written` of the buffers are written to; all of them where that is None. `begins` says how many elements
-    into some of the buffers their pointers are.
+    into some of the buffers their pointers are. `work` is about how many operations there are, 0 where there are few.
+    None of one lane waits for one of another lane of its chain.
     """
 
     function: Function
@@ -74,6 +83,8 @@ class RenderedKernel:
     shared: bool
     written: int | None = None
     begins: Mapping[Buffer, int] = field(default_factory=dict)
+    work: int = 0
+    lane: Lane | None = None
 
     @property
     def writes(self) -> tuple[Buffer, ...]:
@@ -83,7 +94,7 @@ class RenderedKernel:
     @property
     def is_alone(self) -> bool:
         """Whether one thread does it."""
-        return not self.shared or self.parts == 1
+        return not self.shared or self.parts == 1 or self.lane is not None
 
 
 def render_kernel(kernel: Kernel, outermost_stays: bool = False) -> RenderedKernel:
@@ -99,8 +110,8 @@ def render_kernel(kernel: Kernel, outermost_stays: bool = False) -> RenderedKern
     function = Function(kernel.name, [*parameters, "i64 %begin", "i64 %end"], "nounwind #0")
     renderer = _Renderer(kernel, function, pointers)
     parts = renderer.render()
-    work = np.prod(kernel.shape, dtype=float) * sum(_cost(stage) for stage in kernel.stages)
-    return RenderedKernel(function, buffers, parts, bool(work >= _WORTH_SHARING), len(kernel.writes()))
+    work = math.prod(kernel.shape) * sum(_cost(stage) for stage in kernel.stages)
+    return RenderedKernel(function, buffers, parts, work >= _WORTH_SHARING, len(kernel.writes()), work=work)
 
 
 def render_stores(

@@ -50,7 +50,7 @@ def render_rounds(rounds: Sequence[Sequence[Turn]], outside: Sequence[Buffer], a
     program = writer.program(len(rounds))
     share = _SHARE.format(spins=_SPINS_BEFORE_YIELD, pause=host.pause)
     text = "\n".join([*writer.tables, "", share])
-    return RoundCode([*writer.functions.values(), program], text, len(rounds) * writer.round_bytes)
+    return RoundCode([*writer.functions.values(), program], text, writer.control_bytes)
 
 
 class _Writer:
@@ -62,7 +62,7 @@ class _Writer:
         self.functions: dict[str, Function] = {}
         self.tables: list[str] = []
         self.rows: list[str] = []
-        self.round_bytes = _LINE
+        self.control_bytes = 0
 
     def add(self, number: int, shares: Sequence[Share]) -> None:
         """Write a round: the function that does one of its chunks, its table, and its row in the table of rounds."""
@@ -79,10 +79,12 @@ class _Writer:
                     for phase in share.phases:
                         self._call(f, phase, chunk, share.count, places)
             first += share.count
-        self.round_bytes = max(self.round_bytes, _LINE - (-4 * first // _LINE) * _LINE)
         values = ", ".join(f"i64 {place}" for place in places or [0])
         self.tables.append(f"@table{number} = internal constant [{max(len(places), 1)} x i64] [{values}]")
-        self.rows.append(f"{_ROW} {{ i64 {first}, ptr @{self._known(f).name}, ptr @table{number} }}")
+        self.rows.append(
+            f"{_ROW} {{ i64 {first}, i64 {self.control_bytes}, ptr @{self._known(f).name}, ptr @table{number} }}"
+        )
+        self.control_bytes += _LINE_BYTES * (1 + -(-4 * first // _LINE_BYTES))
 
     def _known(self, f: Function) -> Function:
         """Return a function of the same text, where there is one already."""
@@ -130,9 +132,9 @@ class _Writer:
         controls = f.address("%arena", "i8", f.integer(self.arena.size))
         with f.loop(f.integer(0), f.integer(count)) as number:
             row = f.address("@rounds", _ROW, number)
-            chunks = f.load("i64", row, 8)
-            work, table = (f.load("ptr", f.address(row.name, "ptr", f.integer(place)), 8) for place in (1, 2))
-            control = f.address(controls.name, f"[{self.round_bytes} x i8]", number)
+            chunks, begin = (f.load("i64", f.address(row.name, "i64", f.integer(place)), 8) for place in (0, 1))
+            work, table = (f.load("ptr", f.address(row.name, "ptr", f.integer(place)), 8) for place in (2, 3))
+            control = f.address(controls.name, "i8", begin)
             arguments = f"{control}, {chunks}, i64 %thread, i64 %threads, {work}, {table}, ptr %arrays, ptr %arena"
             f.do(f"call void @share({arguments})")
         return f
@@ -152,13 +154,15 @@ def _bound(f: Function, number: SSA, parts: int, count: int, more: int) -> SSA:
     return f.binary("udiv", scaled, f.integer(count))
 
 
-# A row of the table of rounds: how many chunks there are, the function that does one, and the table that it reads.
-_ROW = "{ i64, ptr, ptr }"
+# A row of the table of rounds: how many chunks there are, where what it needs while it runs begins, the function that
+# does a chunk, and the table that it reads.
+_ROW = "{ i64, i64, ptr, ptr }"
 # A link of a chain: a function, and where its part of the round's table begins.
 _LINK = "{ ptr, i64 }"
 
-# What a round needs while it runs: how many chunks are done, and from 64 bytes on whether each has been taken.
-_LINE = 64
+# What a round needs while it runs: in one line of the cache how many chunks are done, and from the next one on whether
+# each has been taken.
+_LINE_BYTES = 64
 
 # A thread takes the chunks that nobody has taken, starting from those that are its own by number, and then waits until
 # all are done. So no thread ever waits for one that has nothing in hand, such as one that the system has put to sleep.

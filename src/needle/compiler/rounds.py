@@ -7,13 +7,17 @@ chunk; where it waits for nothing but phases of one chunk it follows them in tha
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from needle.compiler.loops import Buffer
-from needle.compiler.render import RenderedKernel
+from needle.compiler.render import Lane, RenderedKernel
 
 __all__ = ["Share", "Turn", "in_moments", "make_rounds", "shares_of"]
+
+
+# Chunks of so many operations are divided further, into so many times as many.
+_LONG_CHUNK, _FINER = 2_000_000, 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,15 +37,21 @@ class Share:
 
 
 def shares_of(turns: Sequence[Turn], most: int) -> list[Share]:
-    """Return the chunks of a round, large phases in `most` chunks each."""
+    """Return the chunks of a round: phases that threads share in up to `most`, or in more of them where each is long.
+
+    The end of a round is waited for as long as its last chunk takes. So chains, which cannot be divided, come first.
+    """
     shares: list[Share] = []
     owned: dict[int, list[RenderedKernel]] = {}
     for turn in turns:
         if turn.owner is None:
-            shares.append(Share((turn.phase,), min(turn.phase.parts, most)))
+            count = max(most, min(turn.phase.work // _LONG_CHUNK, _FINER * most))
+            shares.append(Share((turn.phase,), min(turn.phase.parts, count)))
         else:
             owned.setdefault(turn.owner, []).append(turn.phase)
-    return [*shares, *(Share(tuple(phases), 1) for phases in owned.values())]
+    chains = [Share(tuple(phases), 1) for phases in owned.values()]
+    long = [chain for chain in chains if sum(phase.work for phase in chain.phases) > _LONG_CHUNK]
+    return [*long, *shares, *(chain for chain in chains if chain not in long)]
 
 
 def in_moments(turns: Sequence[Turn]) -> list[Sequence[Turn]]:
@@ -52,32 +62,78 @@ def in_moments(turns: Sequence[Turn]) -> list[Sequence[Turn]]:
 
 def make_rounds(phases: Sequence[RenderedKernel]) -> list[list[Turn]]:
     """Return the rounds of a program whose phases are given in an order in which they may run."""
-    rounds: list[list[Turn]] = []
-    places: list[tuple[int, int | None]] = []
-    written_by: dict[Buffer, list[int]] = {}
-    read_by: dict[Buffer, list[int]] = {}
-    for number, phase in enumerate(phases):
-        before = {other for buffer in phase.buffers for other in written_by.get(buffer, ())}
-        before |= {other for buffer in phase.writes for other in read_by.get(buffer, ())}
-        place, owner = _place(phase, [places[other] for other in before], rounds)
-        while len(rounds) <= place:
-            rounds.append([])
-        rounds[place].append(Turn(phase, owner))
-        places.append((place, owner))
+    planner = _Planner()
+    for phase in phases:
+        planner.add(phase)
+    return planner.rounds
+
+
+class _Users:
+    """Who uses a buffer: of each lane the last round in which it does, and the owners there."""
+
+    def __init__(self) -> None:
+        self.last: dict[Lane | None, tuple[int, set[int | None]]] = {}
+
+    def add(self, lane: Lane | None, place: int, owner: int | None) -> None:
+        """Note a use."""
+        latest, owners = self.last.get(lane, (-1, set()))
+        if place > latest:
+            self.last[lane] = place, {owner}
+        elif place == latest:
+            owners.add(owner)
+
+
+class _Planner:
+    """Puts phases into rounds, in order."""
+
+    def __init__(self) -> None:
+        self.rounds: list[list[Turn]] = []
+        self._writers: dict[Buffer, _Users] = {}
+        self._readers: dict[Buffer, _Users] = {}
+        self._owners: dict[tuple[int, Lane], int] = {}  # of the lanes in each round
+        self._next_owner: dict[int, int] = {}
+
+    def add(self, phase: RenderedKernel) -> None:
+        """Put the next phase into the first round that it may be in."""
+        place, owner = self._place(phase)
+        while len(self.rounds) <= place:
+            self.rounds.append([])
+        if owner is None and phase.is_alone:
+            owner = self._next_owner.get(place, 0)
+            self._next_owner[place] = owner + 1
+        if phase.lane is not None and owner is not None:
+            self._owners[place, phase.lane] = owner
+        self.rounds[place].append(Turn(phase, owner))
         for buffer in phase.buffers:
-            (written_by if buffer in phase.writes else read_by).setdefault(buffer, []).append(number)
-    return rounds
+            users = (self._writers if buffer in phase.writes else self._readers).setdefault(buffer, _Users())
+            users.add(phase.lane, place, owner)
+
+    def _place(self, phase: RenderedKernel) -> tuple[int, int | None]:
+        """Return the round of a phase, and the owner of phases of that round that it follows, if any."""
+        last, owners, lanes = -1, set[int | None](), set[Lane | None]()
+        for lane, (place, found) in self._before(phase):
+            if place > last:
+                last, owners, lanes = place, set(), set()
+            if place == last:
+                owners |= found
+                lanes.add(lane)
+        # A lane goes on by itself: what prepares several of them is done before.
+        is_led = phase.lane is None or lanes == {phase.lane}
+        if phase.is_alone and is_led and len(owners) == 1 and None not in owners:
+            return last, owners.pop()
+        return last + 1, None if phase.lane is None else self._owners.get((last + 1, phase.lane))
+
+    def _before(self, phase: RenderedKernel) -> Iterator[tuple[Lane | None, tuple[int, set[int | None]]]]:
+        """Yield the uses of buffers that a phase waits for."""
+        tables = [(self._writers, phase.buffers), (self._readers, phase.writes)]
+        for users, buffers in tables:
+            for buffer in buffers:
+                if buffer in users:
+                    for lane, use in users[buffer].last.items():
+                        if phase.lane is None or not _are_beside(phase.lane, lane):
+                            yield lane, use
 
 
-def _place(
-    phase: RenderedKernel, before: Sequence[tuple[int, int | None]], rounds: Sequence[Sequence[Turn]]
-) -> tuple[int, int | None]:
-    """Return the round of a phase and its owner, given the places of the phases that it waits for."""
-    last = max((place for place, _ in before), default=-1)
-    if not phase.is_alone:
-        return last + 1, None
-    owners = {owner for place, owner in before if place == last}
-    if len(owners) == 1 and None not in owners:
-        return last, owners.pop()
-    following = rounds[last + 1] if last + 1 < len(rounds) else []
-    return last + 1, sum(turn.owner is not None for turn in following)
+def _are_beside(one: Lane, other: Lane | None) -> bool:
+    """Tell whether two lanes are different ones of one chain."""
+    return other is not None and one.chain == other.chain and one.number != other.number

@@ -52,6 +52,8 @@ _ALONE = frozenset({"cumsum", "scatter_add", "concat"})
 _CHEAP = 3
 # A node that is repeated by broadcasting is computed beforehand from this cost on: one division or root.
 _DEAR = 10
+# So many pieces of a row are written by one loop.
+_FEW_PIECES = 8
 # Longer chains get a buffer in between, which bounds the recursion and the size of one loop.
 _LONGEST_CHAIN = 60
 
@@ -587,21 +589,28 @@ class _Scheduler:
         return (buffer.size,), (), [Store(buffer, place, zero)]
 
     def _concat(self, node: Node) -> list[tuple[tuple[int, ...], tuple[int, ...], list[Stage]]]:
+        joined = node.params["axis"]
         parts: list[tuple[tuple[int, ...], tuple[int, ...], list[Stage]]] = []
+        lowering = _Lowering(self.buffers, len(node.shape), {})
+        # Pieces of the same rows are written together, so that what they have in common is computed once.
+        together = joined == len(node.shape) - 1 > 0 and len(node.inputs) <= _FEW_PIECES
         start = 0
         for one in node.inputs:
-            offset = tuple(start if axis == node.params["axis"] else 0 for axis in range(len(node.shape)))
-            parts.append((one.shape, (), [self._copy_into(node, one, offset)]))
-            start += one.shape[node.params["axis"]]
+            offset = tuple(start if axis == joined else 0 for axis in range(len(node.shape)))
+            stage = self._copy_into(node, one, offset, lowering)
+            if together and parts and parts[-1][0] == one.shape:
+                parts[-1][2].append(stage)
+            else:
+                parts.append((one.shape, (), [stage]))
+            start += one.shape[joined]
         return parts
 
-    def _copy_into(self, node: Node, part: Node, offset: Sequence[int]) -> Stage:
+    def _copy_into(self, node: Node, part: Node, offset: Sequence[int], lowering: _Lowering) -> Stage:
         """Write `part` into the buffer of `node`, its first element at `offset`."""
         axes = axis_places(len(part.shape))
         moved = [axis.shifted(start) for axis, start in zip(axes, offset, strict=True)]
         buffer = self.buffers[node]
-        value = _Lowering(self.buffers, len(axes), {}).value(part, axes)
-        return Store(buffer, buffer_place(buffer, moved, len(axes)), value)
+        return Store(buffer, buffer_place(buffer, moved, len(axes)), lowering.value(part, axes))
 
     def _contraction(self, node: Node) -> Contraction:
         in_steps = node.dtype in (np.float32, np.float64)  # others are done by plain loops

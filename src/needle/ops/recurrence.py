@@ -219,13 +219,13 @@ class LSTMRecurrence(Recurrence):
         tanh_c = xp.tanh(c)
         of_c = o * (1 - tanh_c * tanh_c)  # ∂h/∂c
         of_sums = [i * g * (1 - i), f * self.before(c0, c) * (1 - f), i * (1 - g * g)]  # ∂c/∂s of the first three parts
-        slopes = xp.concat([*of_sums, o * tanh_c * (1 - o)], axis=2)  # and ∂h/∂s of the last
+        of_last = o * tanh_c * (1 - o)  # and ∂h/∂s of the last
         transposed, carried_h, carried_c = xp.matrix_transpose(w), xp.zeros_like(h0), xp.zeros_like(c0)
         steps = []
         for t in self.backwards(x.shape[0]):
             d_h = g_h[t] + carried_h
             d_c = g_c[t] + carried_c + d_h * of_c[t]
-            steps.append(xp.concat([d_c, d_c, d_c, d_h], axis=1) * slopes[t])
+            steps.append(xp.concat([*(d_c * slopes[t] for slopes in of_sums), d_h * of_last[t]], axis=1))
             carried_h = xp.matmul(steps[-1], transposed)
             carried_c = d_c * f[t]
         sums_grad = self.made_backwards(steps)
@@ -271,12 +271,12 @@ class GRURecurrence(Recurrence):
         r, z = _parts(gates, 2)
         before = self.before(h0, h)
         of_n = (1 - z) * (1 - n * n)  # ∂h/∂xₙ
-        slopes = xp.concat([of_n * u_n * r * (1 - r), (before - n) * z * (1 - z), of_n * r], axis=2)  # ∂h/∂u
+        of_u = [of_n * u_n * r * (1 - r), (before - n) * z * (1 - z), of_n * r]  # ∂h/∂u
         transposed, carried = xp.matrix_transpose(w), xp.zeros_like(h0)
         steps = []
         for t in self.backwards(x.shape[0]):
             d_h = g[t] + carried
-            d_u = xp.concat([d_h, d_h, d_h], axis=1) * slopes[t]
+            d_u = xp.concat([d_h * slopes[t] for slopes in of_u], axis=1)
             carried = xp.matmul(d_u, transposed) + d_h * z[t]
             steps.append((d_h, d_u))
         h_grad, u_grad = map(self.made_backwards, zip(*steps, strict=True))
