@@ -26,10 +26,17 @@ from needle.nn.activation import (
     Tanh,
 )
 from needle.nn.attention import AttentionLayer, MultiHeadAttention
-from needle.nn.batch_normalization import BatchNorm1d, BatchNorm2d, InstanceNorm1d, InstanceNorm2d
+from needle.nn.batch_normalization import (
+    BatchNorm1d,
+    BatchNorm2d,
+    BatchNorm3d,
+    InstanceNorm1d,
+    InstanceNorm2d,
+    InstanceNorm3d,
+)
 from needle.nn.container import Flatten, Identity, ModuleDict, ModuleList, Residual, Sequential
 from needle.nn.convolution import Conv, Conv1d, Conv2d, Conv3d, ConvTranspose1d, ConvTranspose2d, ConvTranspose3d
-from needle.nn.dropout import Dropout, Dropout2d
+from needle.nn.dropout import Dropout, Dropout1d, Dropout2d, Dropout3d
 from needle.nn.embedding import Embedding
 from needle.nn.gru import GRU, GRUCell
 from needle.nn.linear import Linear
@@ -50,11 +57,16 @@ from needle.nn.parameter import Buffer, Parameter
 from needle.nn.pooling import (
     AdaptiveAvgPool1d,
     AdaptiveAvgPool2d,
+    AdaptiveAvgPool3d,
+    AdaptiveMaxPool1d,
     AdaptiveMaxPool2d,
+    AdaptiveMaxPool3d,
     AvgPool1d,
     AvgPool2d,
+    AvgPool3d,
     MaxPool1d,
     MaxPool2d,
+    MaxPool3d,
 )
 from needle.nn.positions import LearnedPositions, RotaryPositions, SinusoidalPositions
 from needle.nn.recurrent import RNN, RNNCell
@@ -75,14 +87,19 @@ __all__ = [
     "SELU",
     "AdaptiveAvgPool1d",
     "AdaptiveAvgPool2d",
+    "AdaptiveAvgPool3d",
+    "AdaptiveMaxPool1d",
     "AdaptiveMaxPool2d",
+    "AdaptiveMaxPool3d",
     "Attention",
     "AttentionLayer",
     "AvgPool1d",
     "AvgPool2d",
+    "AvgPool3d",
     "BCEWithLogitsLoss",
     "BatchNorm1d",
     "BatchNorm2d",
+    "BatchNorm3d",
     "Buffer",
     "Conv",
     "Conv1d",
@@ -93,7 +110,9 @@ __all__ = [
     "ConvTranspose3d",
     "CrossEntropyLoss",
     "Dropout",
+    "Dropout1d",
     "Dropout2d",
+    "Dropout3d",
     "Embedding",
     "Flatten",
     "GRUCell",
@@ -104,6 +123,7 @@ __all__ = [
     "Identity",
     "InstanceNorm1d",
     "InstanceNorm2d",
+    "InstanceNorm3d",
     "KLDivLoss",
     "KeyValueCache",
     "L1Loss",
@@ -118,6 +138,7 @@ __all__ = [
     "MSELoss",
     "MaxPool1d",
     "MaxPool2d",
+    "MaxPool3d",
     "Mish",
     "Module",
     "ModuleDict",
