@@ -12,6 +12,7 @@ import numpy as np
 import needle as ndl
 from needle import nn, optim
 from needle.data import CharacterTokenizer, DataLoader, RandomSampler, TokenDataset, text_chunks
+from needle.errors import NeedleError
 from needle.models import GPT
 from needle.train import TokenSampler, sample_tokens
 
@@ -45,11 +46,14 @@ def main(path, steps=2000, batch_size=32, *, length=64, width=128, num_layers=4)
         losses.append(step(x, y).item())
         if number % max(1, steps // 8) == 0:
             sample = sample_tokens(model, tokenizer.encode("\n"), 80, TokenSampler(temperature=0.8))
-            print(f"step {number}: loss {np.mean(losses[-100:]):.3f}  {tokenizer.decode(list(sample))!r}")
+            print(f"step {number}: loss {np.mean(losses[-100:]):.3f}  {tokenizer.decode(list(sample))!r}", flush=True)
     return float(np.mean(losses[-100:]))
 
 
 if __name__ == "__main__":
     if len(sys.argv) != 2:
         sys.exit("usage: python apps/language_model.py FILE")
-    main(sys.argv[1])
+    try:
+        main(sys.argv[1])
+    except NeedleError as error:
+        sys.exit(str(error))

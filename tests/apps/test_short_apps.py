@@ -3,10 +3,14 @@
 import gzip
 import importlib.util
 import struct
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+
+from needle.errors import DataError
 
 APPS = Path(__file__).parents[2] / "apps"
 
@@ -36,6 +40,47 @@ def test_the_language_model_learns(tmp_path, capsys):
     loss = load("language_model").main(path, steps=160, batch_size=8, length=16, width=32, num_layers=1)
     assert loss < 1.5
     assert capsys.readouterr().out.count("step ") == 8
+
+
+@pytest.mark.parametrize("kind", ["lstm", "gru"])
+def test_the_recurrent_language_model_learns(kind, tmp_path, capsys):
+    path = tmp_path / "fox.txt"
+    path.write_text("\nthe quick brown fox jumps over the lazy dog." * 60)
+    loss = load("recurrent_language_model").main(path, kind, epochs=12, batch_size=8, seq_len=16, width=32)
+    assert loss < 1.5
+    assert capsys.readouterr().out.count("epoch ") == 12
+
+
+def test_resnet9_learns_what_stands_in_for_cifar(tmp_path, monkeypatch, capsys):
+    app = load("resnet9")
+
+    def nothing(folder, **_):
+        raise DataError(f"{folder} is empty")
+
+    monkeypatch.setattr(app.CIFAR10Dataset, "download", nothing)
+    train, test = app.open_data(tmp_path)
+    assert "GENERATED SHAPES STAND IN FOR IT" in capsys.readouterr().out
+    assert train.images.shape[1:] == test.images.shape[1:] == (3, 32, 32)
+    error = app.main(app.ShapesDataset(count=40), app.ShapesDataset(False, count=20), epochs=1, batch_size=10)
+    assert 0 <= error <= 1
+    assert "epoch 1: train loss" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["language_model", "missing.txt"], "there is no file missing.txt"),
+        (["recurrent_language_model", "missing.txt"], "there is no file missing.txt"),
+        (["recurrent_language_model"], "usage: "),
+    ],
+)
+def test_what_is_wrong_is_one_line(arguments, message, tmp_path):
+    name, *rest = arguments
+    command = [sys.executable, str(APPS / f"{name}.py"), *rest]
+    run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert run.returncode == 1
+    assert message in run.stderr
+    assert len(run.stderr.splitlines()) == 1
 
 
 def test_the_convnet_reads_mnist_files(tmp_path, capsys):

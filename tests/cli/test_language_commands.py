@@ -2,7 +2,11 @@
 
 import json
 
+import numpy as np
 import pytest
+
+from needle.cli import language_command
+from needle.data import ByteTokenizer
 
 from .needle_process import run_needle
 
@@ -105,3 +109,14 @@ def test_unknown_characters_are_told(written):
     run = run_needle("sample", "--prompt", "Äh", cwd=written[0])
     assert run.returncode == 2
     assert "'Ä'" in run.stderr
+
+
+def test_the_ids_of_a_large_text_are_in_a_file_that_is_gone_afterwards(tmp_path, monkeypatch):
+    text = tmp_path / "fox.txt"
+    text.write_text(TEXT)
+    monkeypatch.setattr(language_command, "_LARGE_TEXT_BYTES", 1)
+    with language_command._encoded(text, ByteTokenizer(), tmp_path / "run") as ids:
+        assert type(ids) is np.memmap
+        assert ids.tobytes() == TEXT.encode()
+        del ids
+    assert list((tmp_path / "run").iterdir()) == []

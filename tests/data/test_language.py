@@ -1,6 +1,7 @@
 """Words, characters and bytes as numbers, and the batches and windows made of them."""
 
 import json
+import tracemalloc
 from itertools import pairwise
 
 import numpy as np
@@ -406,3 +407,39 @@ def test_shakespeare_is_read_whole(real_data):
     assert len(train.ids) + len(validation.ids) == 1_115_394
     assert train.ids.nbytes == len(train.ids)
     assert tokenizer.decode(train.ids[:14]) == "First Citizen:"
+
+
+def test_memory_does_not_grow_with_the_text(tmp_path):
+    text, ids = tmp_path / "text.txt", tmp_path / "ids"
+    with text.open("w") as file:
+        for number in range(800):
+            file.write(f"{number} to be or not to be, that is the question\n" * 500)  # 18 MB
+
+    def peak(call):
+        tracemalloc.start()
+        result = call()
+        _, most = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        return result, most
+
+    size = text.stat().st_size
+    for kind in (CharacterTokenizer, ByteTokenizer, WordTokenizer):
+        tokenizer, most = peak(lambda kind=kind: kind.fit(text_chunks(text, 1 << 16)))
+        assert most < size / 2
+    found, most = peak(lambda: TokenDataset.from_file(text, ByteTokenizer(), 16, into=ids))
+    assert most < size / 2
+    assert len(found.ids) == size
+    np.testing.assert_array_equal(found.ids, np.fromfile(text, "uint8"))
+    assert found.ids.base is not None  # a view of the file
+    x, y = found[-1]
+    assert ByteTokenizer().decode(x[1:]) == ByteTokenizer().decode(y[:-1])
+    assert ids.stat().st_size == size
+    np.testing.assert_array_equal(encode_file(text, tokenizer, ids), encode_file(text, tokenizer))
+
+
+def test_ids_of_nothing_and_ids_that_cannot_be_written(tmp_path):
+    text = tmp_path / "text.txt"
+    text.write_text("")
+    assert encode_file(text, ByteTokenizer(), tmp_path / "ids").shape == (0,)
+    with pytest.raises(DataError, match="nowhere/ids cannot be written: No such file or directory"):
+        encode_file(text, ByteTokenizer(), tmp_path / "nowhere/ids")

@@ -72,6 +72,8 @@ LAYERS = {
     "Sequential": (lambda: nn.Sequential(nn.ReLU()), B),
     **{layer.__name__: (layer, B) for layer in (nn.ReLU, nn.Tanh, nn.Sigmoid, nn.GELU, nn.SiLU, nn.LeakyReLU)},
     **{layer.__name__: (layer, B) for layer in (nn.ELU, nn.Softplus, nn.Softmax, nn.LogSoftmax)},
+    **{layer.__name__: (layer, B) for layer in (nn.GLU, nn.SELU, nn.Hardsigmoid, nn.Hardswish, nn.LogSigmoid)},
+    **{layer.__name__: (layer, B) for layer in (nn.Mish, nn.PReLU, nn.ReLU6, nn.Softsign)},
 }
 
 

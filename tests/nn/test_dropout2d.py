@@ -20,6 +20,18 @@ def test_channels_are_dropped_whole_and_the_rest_scaled(dtype):
     np.testing.assert_allclose(y, x * mask / 0.6, rtol=1e-6)
 
 
+@pytest.mark.parametrize(("layer", "spatial"), [(nn.Dropout1d, (5,)), (nn.Dropout3d, (2, 1, 3))])
+def test_channels_of_other_ranks(layer, spatial):
+    x = np.random.default_rng(0).random((3, 4, *spatial)) + 1
+    np.random.seed(1)
+    y = layer(0.4)(ndl.Tensor(x)).numpy()
+    np.random.seed(1)
+    mask = np.random.rand(3, 4, *[1] * len(spatial)) <= 0.6
+    np.testing.assert_allclose(y, x * mask / 0.6, rtol=1e-12)
+    with pytest.raises(ShapeError, match=rf"{layer.__name__}: expected x of shape \(N, C, "):
+        layer()(ndl.init.ones(2, 3))
+
+
 def test_evaluation_passes_everything():
     x = ndl.init.ones(1, 2, 3, 3)
     assert nn.Dropout2d(0.9).eval()(x) is x

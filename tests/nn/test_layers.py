@@ -66,6 +66,14 @@ FORMULAS = {
     "leaky relu": (nn.LeakyReLU(0.2), lambda x: np.where(x > 0, x, 0.2 * x)),
     "elu": (nn.ELU(1.5), lambda x: np.where(x > 0, x, 1.5 * (np.exp(x) - 1))),
     "softplus": (nn.Softplus(), lambda x: np.log(1 + np.exp(x))),
+    "selu": (nn.SELU(), lambda x: 1.0507009873554805 * np.where(x > 0, x, 1.6732632423543772 * (np.exp(x) - 1))),
+    "mish": (nn.Mish(), lambda x: x * np.tanh(np.log(1 + np.exp(x)))),
+    "relu6": (nn.ReLU6(), lambda x: np.clip(x, 0, 6)),
+    "hardsigmoid": (nn.Hardsigmoid(), lambda x: np.clip(x / 6 + 0.5, 0, 1)),
+    "hardswish": (nn.Hardswish(), lambda x: x * np.clip(x / 6 + 0.5, 0, 1)),
+    "logsigmoid": (nn.LogSigmoid(), lambda x: np.log(sigmoid(x))),
+    "softsign": (nn.Softsign(), lambda x: x / (1 + abs(x))),
+    "glu": (nn.GLU(axis=0), lambda x: x[: len(x) // 2] * sigmoid(x[len(x) // 2 :])),
     "softmax": (nn.Softmax(), lambda x: np.exp(x) / np.exp(x).sum(-1, keepdims=True)),
     "softmax, axis 0": (nn.Softmax(0), lambda x: np.exp(x) / np.exp(x).sum(0, keepdims=True)),
     "logsoftmax": (nn.LogSoftmax(), lambda x: x - np.log(np.exp(x).sum(-1, keepdims=True))),
@@ -75,16 +83,33 @@ FORMULAS = {
 @pytest.mark.parametrize("name", FORMULAS)
 def test_activations_are_their_formulas(name):
     module, formula = FORMULAS[name]
-    x = np.random.default_rng(0).standard_normal((3, 5)) * 3
+    x = np.random.default_rng(0).standard_normal((4, 5)) * 3
     np.testing.assert_allclose(module(ndl.Tensor(x)).numpy(), formula(x), rtol=1e-9, atol=1e-12)
     assert module.parameters() == []
+
+
+@pytest.mark.parametrize(("name", "ours"), [("PReLU", (3,)), ("PReLU", ()), ("SELU", ()), ("Mish", ()), ("GLU", (2,))])
+def test_activations_are_those_of_pytorch(name, ours):
+    torch = pytest.importorskip("torch")
+    x = ndl.Tensor(np.random.default_rng(0).standard_normal((2, 3, 4)), dtype="float32")
+    theirs, layer = getattr(torch.nn, name)(*ours), getattr(nn, name)(*ours)
+    their_x = torch.tensor(x.numpy(), requires_grad=True)
+    expected, y = theirs(their_x), layer(x)
+    np.testing.assert_allclose(y.numpy(), expected.detach().numpy(), rtol=1e-5, atol=1e-6)
+    (y * y).sum().backward()
+    (expected * expected).sum().backward()
+    np.testing.assert_allclose(x.grad.numpy(), their_x.grad.numpy(), rtol=1e-5, atol=1e-5)
+    for one, other in zip(layer.parameters(), theirs.parameters(), strict=True):
+        np.testing.assert_allclose(one.grad.numpy(), other.grad.numpy(), rtol=1e-5)
+    with pytest.raises(ShapeError, match="there is at least one parameter, got 0"):
+        nn.PReLU(0)
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
 @pytest.mark.parametrize("name", FORMULAS)
 def test_activations_keep_the_dtype_and_bear_extremes(name, dtype):
     size = 50.0 if dtype == "float16" else 1e4  # GELU's gradient multiplies three of them, and float16 ends at 65,504
-    x = ndl.Tensor(np.array([[-size, -1.0, 0.0, 1.0, size]]), dtype=dtype)
+    x = ndl.Tensor(np.array([[-size, -1.0, 0.0, 1.0, size]] * 2), dtype=dtype)
     y = FORMULAS[name][0](x)
     y.backward()
     assert y.dtype == x.grad.dtype == dtype

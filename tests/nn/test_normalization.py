@@ -115,7 +115,12 @@ def test_normalize_works_in_lazy_mode(monkeypatch):
 # --------------------------------------------------------------------------------------------------- batch norm
 
 
-BATCH = [(nn.BatchNorm1d, (6, 3)), (nn.BatchNorm1d, (4, 3, 5)), (nn.BatchNorm2d, (2, 3, 4, 2))]
+BATCH = [
+    (nn.BatchNorm1d, (6, 3)),
+    (nn.BatchNorm1d, (4, 3, 5)),
+    (nn.BatchNorm2d, (2, 3, 4, 2)),
+    (nn.BatchNorm3d, (2, 3, 2, 1, 4)),
+]
 
 
 @pytest.mark.parametrize(("layer_type", "shape"), BATCH)
@@ -245,7 +250,10 @@ def test_a_batch_norm_that_fails_keeps_its_state():
 # ------------------------------------------------------------------------------------- instance, group, layer, RMS
 
 
-@pytest.mark.parametrize(("layer_type", "shape"), [(nn.InstanceNorm1d, (2, 3, 5)), (nn.InstanceNorm2d, (2, 3, 4, 2))])
+@pytest.mark.parametrize(
+    ("layer_type", "shape"),
+    [(nn.InstanceNorm1d, (2, 3, 5)), (nn.InstanceNorm2d, (2, 3, 4, 2)), (nn.InstanceNorm3d, (2, 3, 2, 1, 4))],
+)
 def test_instance_norm_averages_over_positions(layer_type, shape):
     x = values(*shape)
     axes = tuple(range(2, len(shape)))

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from rich.console import Console
@@ -44,6 +47,7 @@ __all__ = ["SHAKESPEARE", "TOKENS", "run"]
 # How a text may be taken apart.
 TOKENS: dict[str, type[Tokenizer]] = {one.kind: one for one in (CharacterTokenizer, ByteTokenizer, WordTokenizer)}
 _VALIDATION_SHARE = 0.1
+_LARGE_TEXT_BYTES = 1 << 26
 SHAKESPEARE = "tinyshakespeare"
 
 
@@ -57,7 +61,25 @@ def run(arguments: Any) -> int:
     folder = Path(resumed or options["output_dir"] or new_run_folder(_name(options["text"])))
     check_writable(folder)
     tokenizer = TOKENS[options["tokens"]].fit(text_chunks(text))
-    ids = encode_file(text, tokenizer)
+    with _encoded(text, tokenizer, folder) as ids:
+        return _run(console, options, text, folder, tokenizer, ids)
+
+
+@contextmanager
+def _encoded(text: Path, tokenizer: Tokenizer, folder: Path) -> Iterator[Any]:
+    """Give the ids of a text: those of a large one in a file beside the run, which is gone at the end."""
+    if text.stat().st_size < _LARGE_TEXT_BYTES:
+        yield encode_file(text, tokenizer)
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=folder) as place:
+        yield encode_file(text, tokenizer, Path(place) / "ids")
+
+
+def _run(  # noqa: PLR0917
+    console: Console, options: dict[str, Any], text: Path, folder: Path, tokenizer: Tokenizer, ids: Any
+) -> int:
+    """Train on the ids of a text, and save."""
     _check_text(ids, options)
     seed_run(options["seed"])
     architecture, hyperparameters = _architecture(options, tokenizer.vocab_size)

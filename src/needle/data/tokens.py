@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from operator import index as as_int
+from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
@@ -69,7 +70,9 @@ class TokenDataset(Dataset):
             )
 
     @classmethod
-    def from_file(cls, path: StrPath, tokenizer: Tokenizer, length: int, stride: int | None = None) -> Self:
+    def from_file(
+        cls, path: StrPath, tokenizer: Tokenizer, length: int, stride: int | None = None, *, into: StrPath | None = None
+    ) -> Self:
         """Make a data set of a text file, which is read in pieces and kept as ids only.
 
         Args:
@@ -77,12 +80,13 @@ class TokenDataset(Dataset):
             tokenizer: makes ids of text.
             length: how many tokens a window has.
             stride: how far apart windows begin; `length` where None.
+            into: a file to keep the ids in, and not in memory: see `encode_file`.
 
         Raises:
             MissingFileError: nothing is there.
             DataError: the file is not UTF-8, holds something that the tokenizer does not know, or is too short.
         """
-        return cls(encode_file(path, tokenizer), length, stride)
+        return cls(encode_file(path, tokenizer, into), length, stride)
 
     def split(self, validation: float = 0.1) -> tuple[Self, Self]:
         """Return the first part of the tokens for training, and the last for validation, with no token in common.
@@ -123,25 +127,37 @@ class TokenDataset(Dataset):
         return np.array(range(len(self))[as_int(index)])
 
 
-def encode_file(path: StrPath, tokenizer: Tokenizer) -> NDArray[np.unsignedinteger[Any]]:
+def encode_file(path: StrPath, tokenizer: Tokenizer, into: StrPath | None = None) -> NDArray[np.unsignedinteger[Any]]:
     """Return the ids of a text file, which is read in pieces.
 
     Args:
         path: the file.
         tokenizer: makes ids of text.
+        into: a file to write the ids to, one behind the other in the tokenizer's dtype. The result is a view of it then
+            (a memory map): text and ids may be larger than memory.
 
     Raises:
         MissingFileError: nothing is there.
-        DataError: the file is not UTF-8, or holds something that the tokenizer does not know.
+        DataError: the file is not UTF-8, or holds something that the tokenizer does not know; `into` cannot be written.
     """
-    return _joined(tokenizer.encode_chunks(text_chunks(path)), tokenizer.dtype)
+    parts = (part.astype(tokenizer.dtype, copy=False) for part in tokenizer.encode_chunks(text_chunks(path)))
+    if into is None:
+        return _joined(parts, tokenizer.dtype)
+    try:
+        with Path(into).open("wb") as file:
+            for part in parts:
+                file.write(part.tobytes())
+            is_empty = not file.tell()
+    except OSError as error:
+        raise DataError(f"{into} cannot be written: {error.strerror or error}") from error
+    return np.empty(0, tokenizer.dtype) if is_empty else np.memmap(into, tokenizer.dtype, mode="r")
 
 
 def _joined(parts: Iterable[NDArray[Any]], dtype: np.dtype[Any]) -> NDArray[Any]:
     """Put arrays one behind the other, with no more than one of them beside the result."""
     grown = bytearray()
     for part in parts:
-        grown += part.astype(dtype, copy=False).tobytes()
+        grown += part.tobytes()
     return np.frombuffer(grown, dtype)
 
 

@@ -1,23 +1,55 @@
-"""Activation functions as modules, to stand in a row of layers. They have no parameters and draw nothing."""
+"""Activation functions as modules, to stand in a row of layers. They draw nothing, and only `PReLU` has a parameter."""
 
 from __future__ import annotations
 
+from numpy.typing import DTypeLike
+
+from needle import init
 from needle.autograd import Tensor
+from needle.device import Device
+from needle.errors import ShapeError
 from needle.nn.module import Module
-from needle.ops.activation import elu, gelu, leaky_relu, relu, sigmoid, silu, softplus
+from needle.nn.parameter import Parameter
+from needle.ops.activation import (
+    elu,
+    gelu,
+    glu,
+    hardsigmoid,
+    hardswish,
+    leaky_relu,
+    logsigmoid,
+    mish,
+    prelu,
+    relu,
+    relu6,
+    selu,
+    sigmoid,
+    silu,
+    softplus,
+    softsign,
+)
 from needle.ops.elementwise import tanh
 from needle.ops.softmax import logsoftmax, softmax
 
 __all__ = [
     "ELU",
     "GELU",
+    "GLU",
+    "SELU",
+    "Hardsigmoid",
+    "Hardswish",
     "LeakyReLU",
+    "LogSigmoid",
     "LogSoftmax",
+    "Mish",
+    "PReLU",
     "ReLU",
+    "ReLU6",
     "SiLU",
     "Sigmoid",
     "Softmax",
     "Softplus",
+    "Softsign",
     "Tanh",
 ]
 
@@ -117,6 +149,124 @@ class Softplus(Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return softplus(x)."""
         return softplus(x)
+
+
+class SELU(Module):
+    """The scaled exponential linear unit, which keeps mean 0 and variance 1: y = 1.0507 · elu(x, 1.6733)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return selu(x)."""
+        return selu(x)
+
+
+class Mish(Module):
+    """The input weighted by the tangent of its softplus: y = x · tanh(ln(1 + eˣ))."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return mish(x)."""
+        return mish(x)
+
+
+class ReLU6(Module):
+    """The rectifier with a limit: y = min(max(x, 0), 6)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return relu6(x)."""
+        return relu6(x)
+
+
+class Hardsigmoid(Module):
+    """A sigmoid made of straight lines: y = min(max(x + 3, 0), 6) / 6."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return hardsigmoid(x)."""
+        return hardsigmoid(x)
+
+
+class Hardswish(Module):
+    """The input weighted by a sigmoid made of straight lines: y = x · min(max(x + 3, 0), 6) / 6."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return hardswish(x)."""
+        return hardswish(x)
+
+
+class LogSigmoid(Module):
+    """The logarithm of the logistic function: y = −ln(1 + e⁻ˣ)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return logsigmoid(x)."""
+        return logsigmoid(x)
+
+
+class Softsign(Module):
+    """The input bent towards ±1: y = x / (1 + |x|)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return softsign(x)."""
+        return softsign(x)
+
+
+class PReLU(Module):
+    """The rectifier that lets a learned part of the negative through: y = x where x > 0, weight · x elsewhere.
+
+    Shapes:
+        x: (N, num_parameters, …), or any with one parameter.
+        result: the same.
+
+    Args:
+        num_parameters: 1 for all elements alike, or the number of channels.
+        init_value: what the weight begins with: 0.25 as in the paper, between a rectifier and a straight line.
+        device: where the weight lives; the CPU where not given.
+        dtype: of the weight.
+
+    State:
+        weight: (num_parameters,).
+
+    Raises:
+        ShapeError: no parameters, or when called an x of another number of channels.
+
+    Reference:
+        K. He et al., "Delving deep into rectifiers", 2015, equation 1.
+    """
+
+    def __init__(
+        self,
+        num_parameters: int = 1,
+        init_value: float = 0.25,
+        device: Device | None = None,
+        dtype: DTypeLike = "float32",
+    ) -> None:
+        if num_parameters < 1:
+            raise ShapeError(f"PReLU: there is at least one parameter, got {num_parameters}")
+        self.weight = Parameter(init.constant(num_parameters, c=init_value, device=device, dtype=dtype))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return prelu(x, weight)."""
+        return prelu(x, self.weight)
+
+    def extra_repr(self) -> str:
+        """Return the number of parameters."""
+        return f"num_parameters={self.weight.shape[0]}"
+
+
+class GLU(Module):
+    """The first half of an axis, weighted by the sigmoid of the second: y = x₁ · σ(x₂).
+
+    Args:
+        axis: the axis that is halved; the last by default.
+    """
+
+    def __init__(self, axis: int = -1) -> None:
+        self.axis = axis
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return glu(x)."""
+        return glu(x, self.axis)
+
+    def extra_repr(self) -> str:
+        """Return the axis."""
+        return f"axis={self.axis}"
 
 
 class Softmax(Module):

@@ -21,7 +21,7 @@ from needle.ops import add, multiply
 from needle.ops.normalization import Moments, Normalize
 from needle.tracing import is_recomputing
 
-__all__ = ["BatchNorm1d", "BatchNorm2d", "InstanceNorm1d", "InstanceNorm2d"]
+__all__ = ["BatchNorm1d", "BatchNorm2d", "BatchNorm3d", "InstanceNorm1d", "InstanceNorm2d", "InstanceNorm3d"]
 
 
 class _ChannelNorm(Module):
@@ -175,6 +175,17 @@ class BatchNorm2d(BatchNorm1d):
     ranks: ClassVar[dict[int, str]] = {4: "(B, C, H, W)"}
 
 
+class BatchNorm3d(BatchNorm1d):
+    """Normalise each channel of volumes over the batch and the voxels: `BatchNorm1d` for another shape.
+
+    Shapes:
+        x: (B, dim, D, H, W).
+        result: the same.
+    """
+
+    ranks: ClassVar[dict[int, str]] = {5: "(B, C, D, H, W)"}
+
+
 class InstanceNorm1d(_ChannelNorm):
     """Normalise each channel of each sample over its positions.
 
@@ -235,3 +246,14 @@ class InstanceNorm2d(InstanceNorm1d):
     """
 
     ranks: ClassVar[dict[int, str]] = {4: "(B, C, H, W)"}
+
+
+class InstanceNorm3d(InstanceNorm1d):
+    """Normalise each channel of each volume over its voxels: `InstanceNorm1d` for another shape.
+
+    Shapes:
+        x: (B, dim, D, H, W).
+        result: the same.
+    """
+
+    ranks: ClassVar[dict[int, str]] = {5: "(B, C, D, H, W)"}

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from needle import init
 from needle.autograd import Tensor
 from needle.errors import DataError, ShapeError
 from needle.nn.module import Module
 from needle.ops import divide_scalar, multiply
 
-__all__ = ["Dropout", "Dropout2d"]
+__all__ = ["Dropout", "Dropout1d", "Dropout2d", "Dropout3d"]
 
 
 class Dropout(Module):
@@ -80,11 +82,27 @@ class Dropout2d(Dropout):
         J. Tompson et al., "Efficient object localization using convolutional networks", 2015.
     """
 
+    # The number of spatial axes.
+    rank: ClassVar[int] = 2
+
     def forward(self, x: Tensor) -> Tensor:
         """Drop channels where training."""
-        if x.ndim != 4:
-            raise ShapeError(f"Dropout2d: expected x of shape (N, C, H, W), got {tuple(x.shape)}")
+        if x.ndim != self.rank + 2:
+            spatial = ", ".join("DHW"[-self.rank :])
+            raise ShapeError(f"{type(self).__name__}: expected x of shape (N, C, {spatial}), got {tuple(x.shape)}")
         if not self.training:
             return x
-        mask = init.randb(*x.shape[:2], 1, 1, p=1 - self.p, device=x.device, dtype=x.dtype)
+        mask = init.randb(*x.shape[:2], *[1] * self.rank, p=1 - self.p, device=x.device, dtype=x.dtype)
         return divide_scalar(multiply(x, mask), 1 - self.p)
+
+
+class Dropout1d(Dropout2d):
+    """Set whole channels of sequences to zero in training: `Dropout2d` for x (N, C, L), with a draw of (N, C, 1)."""
+
+    rank = 1
+
+
+class Dropout3d(Dropout2d):
+    """Set whole channels of volumes to zero in training: `Dropout2d` for x (N, C, D, H, W)."""
+
+    rank = 3

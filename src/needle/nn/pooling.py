@@ -17,11 +17,16 @@ from needle.ops.pooling import adaptive_avg_pool, adaptive_max_pool, avg_pool, m
 __all__ = [
     "AdaptiveAvgPool1d",
     "AdaptiveAvgPool2d",
+    "AdaptiveAvgPool3d",
+    "AdaptiveMaxPool1d",
     "AdaptiveMaxPool2d",
+    "AdaptiveMaxPool3d",
     "AvgPool1d",
     "AvgPool2d",
+    "AvgPool3d",
     "MaxPool1d",
     "MaxPool2d",
+    "MaxPool3d",
 ]
 
 
@@ -58,6 +63,7 @@ class MaxPool2d(PoolingLayer):
         stride: how far apart windows are; `kernel_size` where None, so that windows lie side by side.
         padding: −inf around x: an integer, one or a pair for each axis, "valid" (none) or "same" (with stride 1).
         dilation: how far apart the elements of a window are.
+        ceil_mode: round the result's lengths up: a last window may reach over the end.
 
     Raises:
         ShapeError: x has not the layer's axes, is smaller than a window, or a setting is out of its range.
@@ -70,28 +76,40 @@ class MaxPool2d(PoolingLayer):
     """
 
     def __init__(
-        self, kernel_size: Lengths, stride: Lengths | None = None, padding: Padding = 0, dilation: Lengths = 1
+        self,
+        kernel_size: Lengths,
+        stride: Lengths | None = None,
+        padding: Padding = 0,
+        dilation: Lengths = 1,
+        ceil_mode: bool = False,
     ) -> None:
         self.kernel_size = kernel_size
         self.stride = stride
         self.padding = padding
         self.dilation = dilation
+        self.ceil_mode = ceil_mode
 
     def forward(self, x: Tensor) -> Tensor:
         """Pool x."""
         self.check_input(x)
-        y = max_pool(channels_last(x), self.kernel_size, self.stride, self.padding, self.dilation)
+        y = max_pool(channels_last(x), self.kernel_size, self.stride, self.padding, self.dilation, self.ceil_mode)
         return channels_first(y)
 
     def extra_repr(self) -> str:
         """Return the windows' lengths and the settings that are not the defaults."""
-        return _described(self, {"stride": None, "padding": 0, "dilation": 1})
+        return _described(self, {"stride": None, "padding": 0, "dilation": 1, "ceil_mode": False})
 
 
 class MaxPool1d(MaxPool2d):
     """The maximum of each window of a sequence: `MaxPool2d` for x (N, C, L)."""
 
     rank = 1
+
+
+class MaxPool3d(MaxPool2d):
+    """The maximum of each window of a volume: `MaxPool2d` for x (N, C, D, H, W)."""
+
+    rank = 3
 
 
 class AvgPool2d(PoolingLayer):
@@ -110,6 +128,7 @@ class AvgPool2d(PoolingLayer):
         stride: how far apart windows are; `kernel_size` where None, so that windows lie side by side.
         padding: around x: an integer, one or a pair for each axis, "valid" (none) or "same" (with stride 1).
         count_include_pad: whether padding counts as zeros; where False, averages are of x's elements alone.
+        ceil_mode: round the result's lengths up: a last window may reach over the end.
 
     Raises:
         ShapeError: x has not the layer's axes, is smaller than a window, or a setting is out of its range.
@@ -127,27 +146,35 @@ class AvgPool2d(PoolingLayer):
         stride: Lengths | None = None,
         padding: Padding = 0,
         count_include_pad: bool = True,
+        ceil_mode: bool = False,
     ) -> None:
         self.kernel_size = kernel_size
         self.stride = stride
         self.padding = padding
         self.count_include_pad = count_include_pad
+        self.ceil_mode = ceil_mode
 
     def forward(self, x: Tensor) -> Tensor:
         """Pool x."""
         self.check_input(x)
-        y = avg_pool(channels_last(x), self.kernel_size, self.stride, self.padding, self.count_include_pad)
-        return channels_first(y)
+        windows = self.kernel_size, self.stride, self.padding
+        return channels_first(avg_pool(channels_last(x), *windows, self.count_include_pad, self.ceil_mode))
 
     def extra_repr(self) -> str:
         """Return the windows' lengths and the settings that are not the defaults."""
-        return _described(self, {"stride": None, "padding": 0, "count_include_pad": True})
+        return _described(self, {"stride": None, "padding": 0, "count_include_pad": True, "ceil_mode": False})
 
 
 class AvgPool1d(AvgPool2d):
     """The average of each window of a sequence: `AvgPool2d` for x (N, C, L)."""
 
     rank = 1
+
+
+class AvgPool3d(AvgPool2d):
+    """The average of each window of a volume: `AvgPool2d` for x (N, C, D, H, W)."""
+
+    rank = 3
 
 
 class AdaptiveAvgPool2d(PoolingLayer):
@@ -193,6 +220,12 @@ class AdaptiveAvgPool1d(AdaptiveAvgPool2d):
     rank = 1
 
 
+class AdaptiveAvgPool3d(AdaptiveAvgPool2d):
+    """Averages of a volume, as many as a given size has: `AdaptiveAvgPool2d` for x (N, C, D, H, W)."""
+
+    rank = 3
+
+
 class AdaptiveMaxPool2d(PoolingLayer):
     """Maxima of an image, as many as a given size has: `AdaptiveAvgPool2d` with maxima.
 
@@ -218,6 +251,18 @@ class AdaptiveMaxPool2d(PoolingLayer):
     def extra_repr(self) -> str:
         """Return the result's lengths."""
         return f"output_size={self.output_size}"
+
+
+class AdaptiveMaxPool1d(AdaptiveMaxPool2d):
+    """Maxima of a sequence, as many as a given length: `AdaptiveMaxPool2d` for x (N, C, L)."""
+
+    rank = 1
+
+
+class AdaptiveMaxPool3d(AdaptiveMaxPool2d):
+    """Maxima of a volume, as many as a given size has: `AdaptiveMaxPool2d` for x (N, C, D, H, W)."""
+
+    rank = 3
 
 
 def _described(layer: MaxPool2d | AvgPool2d, settings: dict[str, int | None]) -> str:

@@ -210,9 +210,11 @@ def _settings(found: OperatorResult, operands: tuple[Node, ...], node: Node) -> 
 
 def _pooling_settings(found: OperatorResult, image: Node) -> dict[str, Any] | None:
     known = {name: value for name, value in found.settings.items() if name != "count_include_pad"}
-    windows = Pooling(**known).windows(image.shape)
+    pooling = Pooling(**known)
+    windows = pooling.windows(image.shape)
     narrow = any(max(pair) >= length for pair, length in zip(windows.padding, windows.kernel, strict=True))
-    if narrow or image.dtype.kind != "f":
+    counts_some = found.settings.get("count_include_pad") and windows.padding != pooling.given_padding(windows)
+    if narrow or counts_some or image.dtype.kind != "f":
         return None
     settings = {**_window_settings(windows), "kernel_shape": windows.kernel}
     if found.name == "max_pool":

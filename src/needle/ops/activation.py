@@ -1,4 +1,4 @@
-"""Activation functions, each one operator with its own gradient, stable for inputs of any size."""
+"""Activation functions, stable for inputs of any size: operators with their own gradients, and what is made of them."""
 
 from __future__ import annotations
 
@@ -6,11 +6,15 @@ import math
 
 from needle.autograd import Tensor, TensorOp
 from needle.device import Array, array_namespace
-from needle.ops.arithmetic import add_scalar, mul_scalar, multiply, subtract
+from needle.errors import ShapeError
+from needle.ops.arithmetic import add_scalar, divide, mul_scalar, multiply, negate, subtract
 from needle.ops.casting import widened
 from needle.ops.comparison import greater, where
+from needle.ops.elementwise import abs as absolute
 from needle.ops.elementwise import clip, erf, error_function, tanh
 from needle.ops.exponential import exp
+from needle.ops.indexing import getitem
+from needle.ops.movement import normalize_axes, reshape
 
 __all__ = [
     "ELU",
@@ -22,11 +26,20 @@ __all__ = [
     "Softplus",
     "elu",
     "gelu",
+    "glu",
+    "hardsigmoid",
+    "hardswish",
     "leaky_relu",
+    "logsigmoid",
+    "mish",
+    "prelu",
     "relu",
+    "relu6",
+    "selu",
     "sigmoid",
     "silu",
     "softplus",
+    "softsign",
 ]
 
 
@@ -228,3 +241,104 @@ def gelu(a: Tensor, approximate: bool = False) -> Tensor:
         D. Hendrycks, K. Gimpel, "Gaussian error linear units", 2016.
     """
     return GELU(approximate)(a)
+
+
+# --------------------------------------------------------------------------------- made of other operators
+
+# Of values of mean 0 and variance 1, selu makes such values again.
+_SELU_SCALE = 1.0507009873554805
+_SELU_ALPHA = 1.6732632423543772
+
+
+def selu(a: Tensor) -> Tensor:
+    """Apply the scaled exponential linear unit: y = 1.0507 · elu(a, 1.6733).
+
+    Reference:
+        G. Klambauer et al., "Self-normalizing neural networks", 2017, equation 2.
+    """
+    return mul_scalar(elu(a, _SELU_ALPHA), _SELU_SCALE)
+
+
+def mish(a: Tensor) -> Tensor:
+    """Weight every element by the tangent of its softplus: y = a · tanh(ln(1 + eᵃ)).
+
+    Reference:
+        D. Misra, "Mish: a self regularized non-monotonic activation function", 2019, equation 1.
+    """
+    return multiply(a, tanh(softplus(a)))
+
+
+def relu6(a: Tensor) -> Tensor:
+    """Rectify and limit every element: y = min(max(a, 0), 6).
+
+    Reference:
+        A. Howard et al., "MobileNets: efficient convolutional neural networks for mobile vision applications", 2017.
+    """
+    return clip(a, 0, 6)
+
+
+def hardsigmoid(a: Tensor) -> Tensor:
+    """Apply a sigmoid made of straight lines: y = min(max(a + 3, 0), 6) / 6."""
+    return mul_scalar(clip(add_scalar(a, 3), 0, 6), 1 / 6)
+
+
+def hardswish(a: Tensor) -> Tensor:
+    """Weight every element by a sigmoid made of straight lines: y = a · min(max(a + 3, 0), 6) / 6.
+
+    Reference:
+        A. Howard et al., "Searching for MobileNetV3", 2019, section 5.2.
+    """
+    return multiply(a, hardsigmoid(a))
+
+
+def logsigmoid(a: Tensor) -> Tensor:
+    """Return the logarithm of the logistic function: y = −ln(1 + e⁻ᵃ), which stays finite where σ(a) is 0."""
+    return negate(softplus(negate(a)))
+
+
+def softsign(a: Tensor) -> Tensor:
+    """Bend every element towards ±1: y = a / (1 + |a|)."""
+    return divide(a, add_scalar(absolute(a), 1))
+
+
+def prelu(a: Tensor, weight: Tensor) -> Tensor:
+    """Rectify, but let a learned part of what is negative through: y = a where a > 0, weight · a elsewhere.
+
+    Shapes:
+        a: (N, C, …), or any where there is one weight.
+        weight: (C,), one for each channel, or (1,).
+        result: a's.
+
+    Raises:
+        ShapeError: there are neither one weight nor as many as channels.
+
+    Reference:
+        K. He et al., "Delving deep into rectifiers", 2015, equation 1.
+    """
+    if weight.ndim != 1 or (weight.shape[0] != 1 and (a.ndim < 2 or weight.shape[0] != a.shape[1])):
+        raise ShapeError(
+            f"prelu: there is one weight, or one for each channel of (N, C, …), got {weight.shape}, {a.shape}"
+        )
+    by_channel = reshape(weight, () if weight.shape[0] == 1 else (-1, *[1] * (a.ndim - 2)))
+    return where(greater(a, 0), a, multiply(a, by_channel))
+
+
+def glu(a: Tensor, axis: int = -1) -> Tensor:
+    """Weight the first half of an axis by the sigmoid of the second: y = a₁ · σ(a₂).
+
+    Shapes:
+        a: any, of an even length along the axis.
+        result: half as long along it.
+
+    Raises:
+        ShapeError: the length is odd.
+
+    Reference:
+        Y. Dauphin et al., "Language modeling with gated convolutional networks", 2017, equation 1.
+    """
+    (axis,) = normalize_axes(axis, a.ndim)
+    half, odd = divmod(a.shape[axis], 2)
+    if odd:
+        raise ShapeError(f"glu: an axis that is halved has an even length, got {a.shape[axis]}")
+    before = (slice(None),) * axis
+    return multiply(getitem(a, (*before, slice(None, half))), sigmoid(getitem(a, (*before, slice(half, None)))))

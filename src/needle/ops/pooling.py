@@ -43,15 +43,22 @@ class Pooling(TensorOp):
         stride: how far apart windows are; as far as they are long where None.
         padding: around the image.
         dilation: how far apart a window's elements are.
+        ceil_mode: whether a last window may reach over the end.
     """
 
     def __init__(
-        self, kernel_size: Lengths, stride: Lengths | None = None, padding: Padding = 0, dilation: Lengths = 1
+        self,
+        kernel_size: Lengths,
+        stride: Lengths | None = None,
+        padding: Padding = 0,
+        dilation: Lengths = 1,
+        ceil_mode: bool = False,
     ) -> None:
         self.kernel_size = kernel_size
         self.stride = stride
         self.padding = padding
         self.dilation = dilation
+        self.ceil_mode = ceil_mode
 
     def windows(self, image: Sequence[int]) -> Windows:
         """Resolve the settings for an image of this shape, and check that windows fit."""
@@ -66,8 +73,24 @@ class Pooling(TensorOp):
         if any(max(pair) > length // 2 for pair, length in zip(padding, reach, strict=True)):
             raise ShapeError(f"padding is at most half a window, got {padding} for windows of {reach}")
         windows = Windows(kernel, stride, padding, dilation, reach, 1)
+        if self.ceil_mode:
+            windows.padding = over_the_end(windows, image[1:-1])
         windows.count(image[1:-1])
         return windows
+
+    def given_padding(self, windows: Windows) -> tuple[tuple[int, int], ...]:
+        """Return the padding that was asked for, without what a last window reaches over."""
+        return padding_pairs(self.padding, windows.reach, windows.stride)
+
+
+def over_the_end(windows: Windows, size: Sequence[int]) -> tuple[tuple[int, int], ...]:
+    """Return padding that makes room for one more window along an axis, if it begins in the image or before it."""
+    found = []
+    for length, (before, after), reach, step in zip(size, windows.padding, windows.reach, windows.stride, strict=True):
+        start = -(-(before + length + after - reach) // step) * step
+        start = start - step if start >= before + length else start
+        found.append((before, max(after, start + reach - before - length)))
+    return tuple(found)
 
 
 # ----------------------------------------------------------------------------------- arithmetic on raw arrays
@@ -143,7 +166,7 @@ class MaxPool(Pooling):
         return y
 
     def gradient(self, out_grad: Tensor, node: Tensor) -> Tensor:
-        settings = self.kernel_size, self.stride, self.padding, self.dilation
+        settings = self.kernel_size, self.stride, self.padding, self.dilation, self.ceil_mode
         return MaxPoolGradient(*settings)(out_grad, node.inputs[0].detach(), node.detach())
 
 
@@ -164,7 +187,7 @@ class MaxPoolGradient(Pooling):
 
     def gradient(self, out_grad: Tensor, node: Tensor) -> tuple[Tensor | None, ...]:
         _, a, y = node.inputs
-        settings = self.kernel_size, self.stride, self.padding, self.dilation
+        settings = self.kernel_size, self.stride, self.padding, self.dilation, self.ceil_mode
         return MaxPoolPick(*settings)(out_grad, a, y), None, None
 
 
@@ -187,12 +210,17 @@ class MaxPoolPick(Pooling):
 
     def gradient(self, out_grad: Tensor, node: Tensor) -> tuple[Tensor | None, ...]:
         _, a, y = node.inputs
-        settings = self.kernel_size, self.stride, self.padding, self.dilation
+        settings = self.kernel_size, self.stride, self.padding, self.dilation, self.ceil_mode
         return MaxPoolGradient(*settings)(out_grad, a, y), None, None
 
 
-def max_pool(
-    a: Tensor, kernel_size: Lengths, stride: Lengths | None = None, padding: Padding = 0, dilation: Lengths = 1
+def max_pool(  # noqa: PLR0917
+    a: Tensor,
+    kernel_size: Lengths,
+    stride: Lengths | None = None,
+    padding: Padding = 0,
+    dilation: Lengths = 1,
+    ceil_mode: bool = False,
 ) -> Tensor:
     """Take the maximum of each window of an image. Channels come last.
 
@@ -210,6 +238,7 @@ def max_pool(
         stride: how far apart windows are; `kernel_size` where None, so that windows lie side by side.
         padding: −inf around the image: an integer, one or a pair for each axis, "valid" (none) or "same" (stride 1).
         dilation: how far apart the elements of a window are.
+        ceil_mode: round count up: a last window may reach over the end, as far as it begins before it.
 
     Raises:
         ShapeError: too few axes, a window larger than the padded image, padding of more than half a window, or a
@@ -224,7 +253,7 @@ def max_pool(
         >>> ndl.max_pool(ndl.Tensor([[[1.0], [5.0], [2.0], [3.0]]]), 2).numpy()[0, :, 0]
         array([5., 3.])
     """
-    return MaxPool(kernel_size, stride, padding, dilation)(a)
+    return MaxPool(kernel_size, stride, padding, dilation, ceil_mode)(a)
 
 
 # -------------------------------------------------------------------------------------------------- average
@@ -234,7 +263,7 @@ class Averaging(Pooling):
     """An operator on windows' averages.
 
     Args:
-        kernel_size, stride, padding: of the windows.
+        kernel_size, stride, padding, ceil_mode: of the windows.
         count_include_pad: whether padding counts as zeros, or not at all.
     """
 
@@ -244,19 +273,22 @@ class Averaging(Pooling):
         stride: Lengths | None = None,
         padding: Padding = 0,
         count_include_pad: bool = True,
+        ceil_mode: bool = False,
     ) -> None:
-        super().__init__(kernel_size, stride, padding)
+        super().__init__(kernel_size, stride, padding, 1, ceil_mode)
         self.count_include_pad = count_include_pad
 
     def divide(self, sums: Array, windows: Windows, size: Sequence[int]) -> Array:
         """Divide windows' sums (N, *count, C) by how many elements each has."""
-        if self.count_include_pad or not any(map(sum, windows.padding)):
+        given = self.given_padding(windows)
+        counted = given if self.count_include_pad else ((0, 0),) * len(size)
+        if windows.padding == counted:
             return sums / math.prod(windows.kernel)
         counts = np.ones((1,))
-        for axis in range(len(size)):
-            starts = np.arange(sums.shape[1 + axis]) * windows.stride[axis] - windows.padding[axis][0]
-            ends = np.minimum(starts + windows.kernel[axis], size[axis])
-            counts = np.multiply.outer(counts, ends - np.maximum(starts, 0))
+        for axis, (before, after) in enumerate(counted):
+            starts = np.arange(sums.shape[1 + axis]) * windows.stride[axis] - given[axis][0]
+            ends = np.minimum(starts + windows.kernel[axis], size[axis] + after)
+            counts = np.multiply.outer(counts, ends - np.maximum(starts, -before))
         return sums / array_namespace(sums).asarray(counts[..., None].astype(sums.dtype))
 
 
@@ -274,7 +306,7 @@ class AvgPool(Averaging):
         return self.divide(total, windows, a.shape[1:-1])
 
     def gradient(self, out_grad: Tensor, node: Tensor) -> Tensor:
-        settings = self.kernel_size, self.stride, self.padding, self.count_include_pad
+        settings = self.kernel_size, self.stride, self.padding, self.count_include_pad, self.ceil_mode
         return AvgPoolGradient(*settings, size=node.inputs[0].shape[1:-1])(out_grad)
 
 
@@ -282,21 +314,22 @@ class AvgPoolGradient(Averaging):
     """Each element of g, in equal parts over its window: the gradient of `AvgPool`.
 
     Args:
-        kernel_size, stride, padding, count_include_pad: those of the pooling.
+        kernel_size, stride, padding, count_include_pad, ceil_mode: those of the pooling.
         size: the image's spatial lengths.
     """
 
     name = "avg_pool_gradient"
 
-    def __init__(
+    def __init__(  # noqa: PLR0917
         self,
         kernel_size: Lengths,
         stride: Lengths | None = None,
         padding: Padding = 0,
         count_include_pad: bool = True,
+        ceil_mode: bool = False,
         size: Sequence[int] = (),
     ) -> None:
-        super().__init__(kernel_size, stride, padding, count_include_pad)
+        super().__init__(kernel_size, stride, padding, count_include_pad, ceil_mode)
         self.size = tuple(size)
 
     def compute(self, g: Array) -> Array:
@@ -308,15 +341,16 @@ class AvgPoolGradient(Averaging):
         return add_taps(iter([share] * math.prod(windows.kernel)), windows, self.size)
 
     def gradient(self, out_grad: Tensor, node: Tensor) -> Tensor:
-        return AvgPool(self.kernel_size, self.stride, self.padding, self.count_include_pad)(out_grad)
+        return AvgPool(self.kernel_size, self.stride, self.padding, self.count_include_pad, self.ceil_mode)(out_grad)
 
 
-def avg_pool(
+def avg_pool(  # noqa: PLR0917
     a: Tensor,
     kernel_size: Lengths,
     stride: Lengths | None = None,
     padding: Padding = 0,
     count_include_pad: bool = True,
+    ceil_mode: bool = False,
 ) -> Tensor:
     """Take the average of each window of an image. Channels come last.
 
@@ -334,6 +368,8 @@ def avg_pool(
         stride: how far apart windows are; `kernel_size` where None, so that windows lie side by side.
         padding: around the image: an integer, one or a pair for each axis, "valid" (none) or "same" (stride 1).
         count_include_pad: whether padding counts as zeros; where False, averages are of the image's elements alone.
+        ceil_mode: round count up: a last window may reach over the end, as far as it begins before it. What lies
+            beyond the padding is not counted.
 
     Raises:
         ShapeError: too few axes, a window larger than the padded image, padding of more than half a window, or a
@@ -347,7 +383,7 @@ def avg_pool(
         >>> ndl.avg_pool(ndl.Tensor([[[1.0], [5.0], [2.0], [3.0]]]), 2).numpy()[0, :, 0]
         array([3. , 2.5])
     """
-    return AvgPool(kernel_size, stride, padding, count_include_pad)(a)
+    return AvgPool(kernel_size, stride, padding, count_include_pad, ceil_mode)(a)
 
 
 # ------------------------------------------------------------------------------------------- to a given size
