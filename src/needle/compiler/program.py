@@ -33,6 +33,8 @@ from needle.compiler.stencil_code import render_stencil
 
 __all__ = ["Module", "render_program"]
 
+# A program that has less to share, in points × operations, is done before a second thread has woken up.
+_WORTH_A_THREAD = 500_000
 # Modules are compiled side by side; each is to be worth the start of a process.
 _MOST_MODULES, _MODULE_SIZE = 16, 60_000
 
@@ -76,7 +78,8 @@ def render_program(program: Program, host: Host) -> Module:
     kernels = list({phase.function.name: phase.function for phase in phases}.values())
     code = render_rounds(rounds, outside, arena, host)
     text = MODULE_BREAK.join(_modules(code, kernels, host))
-    return Module(text, arena, code.control_bytes, not all(phase.is_alone for phase in phases))
+    shared = sum(phase.work for phase in phases if not phase.is_alone)
+    return Module(text, arena, code.control_bytes, shared >= _WORTH_A_THREAD)
 
 
 def _render_step(step: Step, host: Host) -> list[RenderedKernel]:
