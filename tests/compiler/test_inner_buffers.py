@@ -87,3 +87,17 @@ def test_threads_have_scratch_rows_of_their_own() -> None:
         found.append([run([x])[0].tobytes() for _ in range(20)])
     set_num_threads(None)
     assert all(one == found[0][0] for many in found for one in many)
+
+
+@pytest.mark.parametrize(("reads_both", "times"), [(True, 2), (False, 1)])
+def test_what_another_kernel_has_all_to_compute_is_computed_again(reads_both: bool, times: int) -> None:
+    def function(x: Any, w: Any) -> Any:
+        hidden = x @ w
+        y = np.tanh(hidden)
+        slope = 1 - y * y
+        return (y * hidden) @ w * (slope * hidden if reads_both else slope)
+
+    x, w = normal(40, 40), normal(40, 40) / 6
+    run = compile_function(function, x, w)
+    assert sum("tanh" in line for line in run.program.show().splitlines()) == times
+    assert_compiles(function, x, w, rtol=1e-4)

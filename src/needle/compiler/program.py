@@ -8,6 +8,7 @@ of the work until none is left, and wait until all are done.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -35,6 +36,8 @@ from needle.compiler.thread_count import available_processors
 
 __all__ = ["Module", "render_program"]
 
+# A program that has less to share, in points × operations, is done before a second thread has woken up.
+_WORTH_A_THREAD = 500_000
 # Modules are compiled side by side; each is to be worth the start of a process.
 _MOST_MODULES, _MODULE_SIZE = 16, 60_000
 
@@ -78,7 +81,9 @@ def render_program(program: Program, host: Host) -> Module:
     kernels = list({phase.function.name: phase.function for phase in phases}.values())
     code = render_rounds(rounds, outside, arena, host)
     text = MODULE_BREAK.join(_modules(code, kernels, host))
-    return Module(text, arena, code.control_bytes, not all(phase.is_alone and phase.lane is None for phase in phases))
+    in_lanes = any(phase.lane is not None for phase in phases)
+    shared = sum(phase.work or math.inf for phase in phases if not phase.is_alone)
+    return Module(text, arena, code.control_bytes, in_lanes or shared >= _WORTH_A_THREAD)
 
 
 def _render_step(step: Step, host: Host) -> list[RenderedKernel]:

@@ -38,6 +38,7 @@ from needle.compiler.loops import (
     inner_loops,
     walk,
 )
+from needle.compiler.math import FUNCTIONS
 from needle.compiler.scalar import (
     EXTREMUM_STEPS,
     emit_bits,
@@ -58,6 +59,8 @@ __all__ = ["Lane", "RenderedKernel", "render_kernel", "render_stores"]
 _NARROWEST_STRIP, _WIDEST_STRIP = 64, 256
 # A smaller amount of work is not worth waking a second thread for, in points × operations.
 _WORTH_SHARING = 60_000
+# What the formula of a function such as exp is, in operations.
+_ELEMENTARY = 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +76,7 @@ class RenderedKernel:
     """A kernel's function, the buffers it takes, into how many parts it falls, and whether threads share them.
 
     The first `written` of the buffers are written to; all of them where that is None. `begins` says how many elements
-    into some of the buffers their pointers are. `work` is about how many operations there are, 0 where there are few.
+    into some of the buffers their pointers are. `work` is about how many operations there are, 0 where that is not known.
     None of one lane waits for one of another lane of its chain.
     """
 
@@ -130,7 +133,12 @@ def render_stores(
 
 
 def _cost(stage: Stage) -> int:
-    return 1 + sum(isinstance(value, Call) for value in walk(stage.value))
+    return 1 + sum(_operations(value) for value in walk(stage.value) if isinstance(value, Call))
+
+
+def _operations(call: Call) -> int:
+    """Return about how many instructions a call is: an elementary function is many."""
+    return _ELEMENTARY if (call.function, "float32") in FUNCTIONS else 1
 
 
 # -------------------------------------------------------------------------------------------- rendering

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
@@ -54,6 +54,8 @@ _CHEAP = 3
 _DEAR = 10
 # So many pieces of a row are written by one loop.
 _FEW_PIECES = 8
+# Another kernel that reads what it is made of anyway computes it again up to this cost: one function such as erf.
+_DEAREST_AGAIN = 15
 # Longer chains get a buffer in between, which bounds the recursion and the size of one loop.
 _LONGEST_CHAIN = 60
 
@@ -125,26 +127,30 @@ class _Misaligned(Exception):  # noqa: N818  a finding, not an error
 
 def schedule(graph: Graph) -> Program:
     """Turn a graph into a program of kernels and contractions that computes the same."""
-    with_buffer = _choose_buffers(graph)
+    with_buffer, repeated = _choose_buffers(graph)
     while True:
         scheduler = _Scheduler(graph, with_buffer)
         missing = scheduler.place_all()
-        if not missing:
-            return scheduler.program()
         assert with_buffer.isdisjoint(missing)
         with_buffer |= missing
+        if not missing:
+            recomputed, repeated = scheduler.better_recomputed(repeated), set()
+            if not recomputed:
+                return scheduler.program()
+            with_buffer -= recomputed
 
 
 # ------------------------------------------------------------------------------------------------ buffers
 
 
-def _choose_buffers(graph: Graph) -> set[Node]:
-    """Return the nodes whose values are written to memory."""
+def _choose_buffers(graph: Graph) -> tuple[set[Node], set[Node]]:
+    """Return the nodes whose values are written to memory, and those of them that could be computed again instead."""
     nodes = graph.nodes()
     uses = Counter(one for node in nodes for one in node.inputs)
     chosen = set(graph.inputs) | {_base(node) for node in graph.outputs}
     cost: dict[Node, int] = {}
     depth: dict[Node, int] = {}
+    again: set[Node] = set()
     for node in nodes:
         stored = node in chosen or node.primitive in _REDUCTIONS | _ALONE | PRODUCTS | {"gather", "pad"}
         stored = stored or (node.primitive == "constant" and math.prod(node.shape) != 1)
@@ -157,11 +163,14 @@ def _choose_buffers(graph: Graph) -> set[Node]:
             chosen.add(_base(node.inputs[0]))
             cost[node] = 0
         long = cost[node] > 10 * _LONGEST_CHAIN or (elementwise and depth[node] > 2 * _LONGEST_CHAIN)
+        if repeated and not (stored or long) and cost[node] <= _DEAREST_AGAIN:
+            again.add(node)
         if stored or repeated or long:
             chosen.add(node)
             cost[node] = depth[node] = 0
     operands = [one for node in nodes if node.primitive in PRODUCTS for one in node.inputs]
-    return chosen | {_source_of(one, past="slice") for one in operands if _source_of(one) not in chosen}
+    sources = {_source_of(one, past="slice") for one in operands if _source_of(one) not in chosen}
+    return chosen | sources, again - {_source_of(one) for one in operands}
 
 
 def _source_of(operand: Node, past: str = "") -> Node:
@@ -392,6 +401,20 @@ class _Scheduler:
             except _NeedsBuffer as need:
                 missing.add(need.node)
         return missing
+
+    def better_recomputed(self, nodes: Set[Node]) -> set[Node]:
+        """Return those of some nodes that other kernels read which also read all that the node is computed from."""
+        reads = {number: self._reads_of_step(step) for number, step in self.steps.items()}
+        found = set()
+        for node in nodes:
+            buffer, needed = self.buffers[node], self._reads(node)
+            readers = [own for number, own in reads.items() if buffer in own and number != self.step_of[buffer]]
+            if readers and all(needed <= own for own in readers):
+                found.add(node)
+        return found
+
+    def _reads_of_step(self, step: _Draft) -> set[Buffer]:
+        return {buffer for stage in step.stages for buffer in buffers_read(stage)}
 
     def program(self) -> Program:
         """Return the program of what was placed."""

@@ -12,6 +12,7 @@ from needle.compiler.graph import Graph
 from needle.compiler.host import host
 from needle.compiler.in_place import overwrite_inputs
 from needle.compiler.inner_buffers import keep_inside
+from needle.compiler.joins import join_pads, permute_parts
 from needle.compiler.layout import sink_permutations
 from needle.compiler.narrow import narrow_products
 from needle.compiler.overhang import without_borders
@@ -38,7 +39,7 @@ class Stages:
     """
 
     def __init__(self, graph: Graph, may_overwrite: Mapping[int, int]) -> None:
-        self.simplified = simplify(sink_permutations(simplify(graph)))
+        self.simplified = simplify(permute_parts(simplify(sink_permutations(join_pads(simplify(graph))))))
         narrowed = narrow_products(self.simplified)
         if narrowed is not self.simplified:
             self.simplified = simplify(narrowed)

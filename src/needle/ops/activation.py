@@ -210,14 +210,16 @@ class GELU(TensorOp):
         return 0.5 * a * (1.0 + error_function(a * math.sqrt(0.5)))
 
     def gradient(self, out_grad: Tensor, node: Tensor) -> Tensor:
-        a = clip(widened(node.inputs[0]), -_FAR, _FAR)
+        given = widened(node.inputs[0])
+        a = clip(given, -_FAR, _FAR)
         square = multiply(a, a)
         if self.approximate:
             t = tanh(multiply(a, add_scalar(mul_scalar(square, _INNER * _CUBIC), _INNER)))
             inner_slope = add_scalar(mul_scalar(square, 3 * _INNER * _CUBIC), _INNER)
             slope = multiply(mul_scalar(a, 0.5), multiply(add_scalar(mul_scalar(multiply(t, t), -1), 1), inner_slope))
             return multiply(out_grad, add_scalar(mul_scalar(t, 0.5), 0.5) + slope)
-        probability = add_scalar(mul_scalar(erf(mul_scalar(a, math.sqrt(0.5))), 0.5), 0.5)
+        # Of what is given, so that a compiled program computes it once for the result and the gradient.
+        probability = add_scalar(mul_scalar(erf(mul_scalar(given, math.sqrt(0.5))), 0.5), 0.5)
         density = mul_scalar(exp(mul_scalar(square, -0.5)), 1 / math.sqrt(2 * math.pi))
         return multiply(out_grad, probability + multiply(a, density))
 

@@ -69,21 +69,32 @@ def scaled_exp(p: Value, shifted: Value) -> Value:
 
 def exp(x: Value) -> Value:
     """Return eˣ."""
-    limits = (-746.0, 710.0) if x.format is DOUBLE else (-104.0, 89.0)
-    reduced = reduce(clamp(x, *limits), offset=2 * x.format.bias)
-    return scaled_exp(exp_tail(reduced.r, reduced.r), reduced.shifted)
+    lowest, highest = (-746.0, 710.0) if x.format is DOUBLE else (-104.0, 89.0)
+    vanishes = x < lowest
+    reduced = reduce(clamp(_zero_where(vanishes, x), None, highest), offset=2 * x.format.bias)
+    return _zero_where(vanishes, scaled_exp(exp_tail(reduced.r, reduced.r), reduced.shifted))
+
+
+def _zero_where(condition: Value, x: Value) -> Value:
+    """Return 0 where the condition holds, else x.
+
+    What rounds to 0 is not computed as a subnormal number that does, which takes processors several times as long: what
+    an attention hides has such exponents.
+    """
+    return select(condition, 0.0, x)
 
 
 def exp2(x: Value) -> Value:
     """Return 2ˣ: x less its nearest integer is exact, and times ln 2 it is the r of the exponential."""
-    limits = (-1076.0, 1025.0) if x.format is DOUBLE else (-151.0, 129.0)
-    x = clamp(x, *limits)
+    lowest, highest = (-1076.0, 1025.0) if x.format is DOUBLE else (-151.0, 129.0)
+    vanishes = x < lowest
+    x = clamp(_zero_where(vanishes, x), None, highest)
     rounder = x.format.rounder + 2 * x.format.bias
     shifted = x + rounder
     rest = x - (shifted - rounder)
     high, low = LN2[x.format.dtype]
     r = fma(rest, high, rest * low)
-    return scaled_exp(exp_tail(r, r), shifted)
+    return _zero_where(vanishes, scaled_exp(exp_tail(r, r), shifted))
 
 
 def expm1(x: Value) -> Value:
