@@ -42,7 +42,7 @@ from needle.compiler.loops import (
 from needle.compiler.operand import Operand, joined_axes, refine, straightened
 from needle.compiler.primitives import ELEMENTWISE, PRODUCTS
 
-__all__ = ["Contraction", "Program", "schedule"]
+__all__ = ["Contraction", "Program", "choose_buffers", "schedule"]
 
 _REDUCTIONS = frozenset({"reduce_sum", "reduce_prod", "reduce_max", "reduce_min", "argmax", "argmin"})
 _MOVEMENT = frozenset({"reshape", "permute", "broadcast", "slice", "windows", "flip"})
@@ -123,7 +123,7 @@ class _Misaligned(Exception):  # noqa: N818  a finding, not an error
 
 def schedule(graph: Graph) -> Program:
     """Turn a graph into a program of kernels and contractions that computes the same."""
-    with_buffer = _choose_buffers(graph)
+    with_buffer = choose_buffers(graph)
     while True:
         scheduler = _Scheduler(graph, with_buffer)
         missing = scheduler.place_all()
@@ -136,7 +136,7 @@ def schedule(graph: Graph) -> Program:
 # ------------------------------------------------------------------------------------------------ buffers
 
 
-def _choose_buffers(graph: Graph) -> set[Node]:
+def choose_buffers(graph: Graph) -> set[Node]:
     """Return the nodes whose values are written to memory."""
     nodes = graph.nodes()
     uses = Counter(one for node in nodes for one in node.inputs)
