@@ -137,7 +137,7 @@ class _Reading:
             return total
 
         bounds = tuple((moved(one), limit) for one, limit in self.copied.bounds)
-        return Within(replace(load, place=moved(load.place)), bounds, self.copied.dtype)
+        return replace(self.copied, value=replace(load, place=moved(load.place)), bounds=bounds)
 
 
 def _coordinates(place: Place, buffer: Buffer, shape: Sequence[int]) -> list[Place]:

@@ -381,7 +381,7 @@ class _Renderer:
             # As numbers without sign, what is below 0 is far above every length.
             inside = f.binary("and", inside, f.compare("ult", self._place(place), f.integer(length)))
         kept = f.slot(llvm_type(value.dtype))
-        f.store(SSA("zeroinitializer", llvm_type(value.dtype)), kept, 1)
+        f.store(SSA(constant(value.outside, value.dtype), llvm_type(value.dtype)), kept, 1)
         known = dict(self.memo)
         with f.when(inside):
             f.store(self._value(value.value), kept, 1)

@@ -65,7 +65,7 @@ def _read_inside_of_borders(graph: Graph) -> Graph:
         new[node] = _with_inputs(node, tuple(inside.get(one) or new[one] for one in node.inputs))
         if node in borders:
             widths = borders[node].params["widths"]
-            bordered[node] = make_node("pad", (new[node],), borders[node].source, widths=widths)
+            bordered[node] = make_node("pad", (new[node],), borders[node].source, **borders[node].params)
             start = tuple(before for before, _ in widths)
             stop = tuple(before + length for (before, _), length in zip(widths, node.shape, strict=True))
             one = (1,) * len(start)

@@ -281,12 +281,12 @@ class _Lowering:
         return self.value(source, reshaped_index(source, node.shape, index, self.rank))
 
     def _padded(self, node: Node, index: tuple[Place, ...]) -> Value:
-        """Return the element of what is padded, and zero around it."""
+        """Return the element of what is padded, and one number around it."""
         (inner,) = node.inputs
         moved = [place.shifted(-before) for place, (before, _) in zip(index, node.params["widths"], strict=True)]
         limits = zip(moved, inner.shape, node.params["widths"], strict=True)
         bounds = tuple((place, length) for place, length, around in limits if any(around))
-        return Within(self.value(inner, tuple(moved)), bounds, node.dtype)
+        return Within(self.value(inner, tuple(moved)), bounds, node.dtype, node.params.get("value", 0.0))
 
     def _gathered(self, node: Node, index: tuple[Place, ...]) -> Value:
         source, indices = node.inputs
