@@ -399,3 +399,25 @@ def buffer_place(buffer: Buffer, index: Sequence[Place], rank: int) -> Place:
     for stride, position in zip(buffer.strides, index, strict=True):
         place = place + position.scaled(stride)
     return place
+
+
+def index_of_place(place: Place, shape: Sequence[int], domain: Sequence[int]) -> list[Place] | None:
+    """Return the index along each axis of an array whose elements lie at a place, at each point of a domain.
+
+    None where it is not the index of one element of the array at every point.
+    """
+    if 0 in shape:
+        return None
+    left = place
+    found: list[Place] = []
+    for axis, length in enumerate(shape):
+        stride = math.prod(shape[axis + 1 :])
+        along = Place(left.offset // stride, tuple(one // stride for one in left.strides))
+        left += along.scaled(-stride)
+        ends = [one * (n - 1) for one, n in zip(along.strides, domain, strict=True)]
+        low = along.offset + sum(end for end in ends if end < 0)
+        high = along.offset + sum(end for end in ends if end > 0)
+        if low < 0 or high >= length:
+            return None
+        found.append(along)
+    return None if left.offset or any(left.strides) else found

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TypeAlias
 
 import numpy as np
@@ -37,6 +38,7 @@ from needle.compiler.loops import (
     buffer_place,
     buffers_read,
     in_few_loops,
+    index_of_place,
     zero_place,
 )
 from needle.compiler.operand import Operand, joined_axes, refine, straightened
@@ -52,6 +54,8 @@ _ALONE = frozenset({"cumsum", "scatter_add", "concat"})
 _CHEAP = 3
 # A node that is repeated by broadcasting is computed beforehand from this cost on: one division or root.
 _DEAR = 10
+# So many parts of a joined array, of one shape, are written by one kernel: each is a stream of memory of its own.
+_MOST_TOGETHER = 8
 # Longer chains get a buffer in between, which bounds the recursion and the size of one loop.
 _LONGEST_CHAIN = 60
 
@@ -90,6 +94,8 @@ class Contraction:
 
 
 Step: TypeAlias = Kernel | Contraction
+# Where an index lies at each point of a domain.
+_Locate: TypeAlias = Callable[[Sequence[Place], Sequence[int]], Place]
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,8 +149,10 @@ def choose_buffers(graph: Graph) -> set[Node]:
     chosen = set(graph.inputs) | {_base(node) for node in graph.outputs}
     cost: dict[Node, int] = {}
     depth: dict[Node, int] = {}
+    nested = _nested(graph)
     for node in nodes:
-        stored = node in chosen or node.primitive in _REDUCTIONS | _ALONE | PRODUCTS | {"gather", "pad"}
+        alone = node.primitive in _REDUCTIONS | _ALONE | PRODUCTS | {"gather", "pad"}
+        stored = node in chosen or (alone and node not in nested)
         stored = stored or (node.primitive == "constant" and math.prod(node.shape) != 1)
         elementwise = node.primitive in ELEMENTWISE
         cost[node] = sum(cost[one] for one in node.inputs) + elementwise * _weight(node.primitive)
@@ -160,6 +168,25 @@ def choose_buffers(graph: Graph) -> set[Node]:
             cost[node] = depth[node] = 0
     operands = [one for node in nodes if node.primitive in PRODUCTS for one in node.inputs]
     return chosen | {_source_of(one, past="slice") for one in operands if _source_of(one) not in chosen}
+
+
+def _nested(graph: Graph) -> set[Node]:
+    """Return the joined arrays that are nothing but a part of another one: their parts go right there."""
+    nodes = graph.nodes()
+    users: dict[Node, list[Node]] = {}
+    for node in nodes:
+        for one in node.inputs:
+            users.setdefault(one, []).append(node)
+    found = set()
+    for node in nodes:
+        if node.primitive != "concat":
+            continue
+        inner, using = node, users.get(node, [])
+        while len(using) == 1 and using[0].primitive == "reshape" and inner not in graph.outputs:
+            inner, using = using[0], users.get(using[0], [])
+        if len(using) == 1 and using[0].primitive == "concat" and inner not in graph.outputs:
+            found.add(node)
+    return found
 
 
 def _source_of(operand: Node, past: str = "") -> Node:
@@ -587,21 +614,36 @@ class _Scheduler:
         return (buffer.size,), (), [Store(buffer, place, zero)]
 
     def _concat(self, node: Node) -> list[tuple[tuple[int, ...], tuple[int, ...], list[Stage]]]:
-        parts: list[tuple[tuple[int, ...], tuple[int, ...], list[Stage]]] = []
-        start = 0
-        for one in node.inputs:
-            offset = tuple(start if axis == node.params["axis"] else 0 for axis in range(len(node.shape)))
-            parts.append((one.shape, (), [self._copy_into(node, one, offset)]))
-            start += one.shape[node.params["axis"]]
-        return parts
-
-    def _copy_into(self, node: Node, part: Node, offset: Sequence[int]) -> Stage:
-        """Write `part` into the buffer of `node`, its first element at `offset`."""
-        axes = axis_places(len(part.shape))
-        moved = [axis.shifted(start) for axis, start in zip(axes, offset, strict=True)]
         buffer = self.buffers[node]
-        value = _Lowering(self.buffers, len(axes), {}).value(part, axes)
-        return Store(buffer, buffer_place(buffer, moved, len(axes)), value)
+
+        def locate(index: Sequence[Place], domain: Sequence[int]) -> Place:
+            return buffer_place(buffer, index, len(domain))
+
+        kernels: list[tuple[tuple[int, ...], tuple[int, ...], list[Stage]]] = []
+        for part, stage in self._copies(node, buffer, locate):
+            # A copy is as fast by itself; what is computed may be so of the same operands.
+            alike = bool(kernels) and kernels[-1][0] == part.shape and not isinstance(stage.value, Load)
+            if alike and len(kernels[-1][2]) < _MOST_TOGETHER:
+                kernels[-1][2].append(stage)
+            else:
+                kernels.append((part.shape, (), [stage]))
+        return kernels
+
+    def _copies(self, node: Node, buffer: Buffer, locate: _Locate) -> Iterator[tuple[Node, Stage]]:
+        """Yield the parts of a joined array, and what writes each into a buffer: `locate` tells where an index lies."""
+        start = 0
+        for part in node.inputs:
+            place = partial(_shifted, locate, node.params["axis"], start)
+            start += part.shape[node.params["axis"]]
+            inner = part
+            while inner.primitive == "reshape" and inner not in self.buffers:
+                (inner,) = inner.inputs
+            if inner.primitive == "concat" and inner not in self.buffers:
+                yield from self._copies(inner, buffer, partial(_reshaped, place, inner, part.shape))
+            else:
+                axes = axis_places(len(part.shape))
+                value = _Lowering(self.buffers, len(axes), {}).value(part, axes)
+                yield part, Store(buffer, place(axes, part.shape), value)
 
     def _contraction(self, node: Node) -> Contraction:
         in_steps = node.dtype in (np.float32, np.float64)  # others are done by plain loops
@@ -679,6 +721,22 @@ class _Scheduler:
         return replace(
             contraction, name=f"k{number}", sources=sources, epilogue=epilogue, keeps_out=needed or not epilogue
         )
+
+
+def _shifted(locate: _Locate, axis: int, start: int, index: Sequence[Place], domain: Sequence[int]) -> Place:
+    """Return where an index lies that is counted from `start` along an axis."""
+    return locate([one.shifted(start) if number == axis else one for number, one in enumerate(index)], domain)
+
+
+def _reshaped(
+    locate: _Locate, node: Node, shape: tuple[int, ...], index: Sequence[Place], domain: Sequence[int]
+) -> Place:
+    """Return where an index of a node lies, given where one of its reshape to `shape` does."""
+    flat = buffer_place(Buffer("", node.shape, node.dtype), index, len(domain))
+    found = index_of_place(flat, shape, domain)
+    if found is None:
+        raise _NeedsBuffer(node)
+    return locate(found, domain)
 
 
 def _divided_results(graph: Graph) -> dict[Node, tuple[int, ...]]:
