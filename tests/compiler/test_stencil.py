@@ -18,7 +18,7 @@ from needle.compiler.loops import Kernel, Within, walk
 from needle.compiler.stencil import plan_stencil
 from needle.compiler.thread_count import set_num_threads
 from needle.ops.convolution import Conv, ConvTranspose, ConvWeightGradient
-from needle.ops.pooling import AvgPool, MaxPool
+from needle.ops.pooling import AvgPool, AvgPoolGradient, MaxPool, MaxPoolGradient
 
 from .compiled import assert_compiles, compile_function
 
@@ -123,7 +123,30 @@ def test_pooling_of_windows_that_overlap(kernel: int, stride: int) -> None:
     assert_compiles(AvgPool(kernel, stride).compute, image)
     image[0, 4, 4, 4] = np.nan
     assert_compiles(MaxPool(kernel, stride).compute, image)
-    assert_compiles(AvgPool(kernel, stride, 1).compute, image)
+    assert_compiles(MaxPool(kernel, stride, 1).compute, image)
+    assert_compiles(AvgPool(kernel, stride, 1).compute, np.nan_to_num(image))
+
+
+@pytest.mark.parametrize(
+    ("kernel", "stride", "padding", "dilation"), [(3, 1, 1, 1), (3, 2, 1, 1), (2, 3, 0, 1), (3, 2, 1, 2), (2, 2, 0, 1)]
+)
+def test_gradients_of_pooling(kernel: int, stride: int, padding: int, dilation: int) -> None:
+    settings = kernel, stride, padding, dilation
+    image = np.round(normal(2, 9, 12, 21), 1)  # of equal maxima the first one counts
+    maxima = MaxPool(*settings).compute(image)
+    elements = normal(*maxima.shape)
+    assert_compiles(MaxPoolGradient(*settings).compute, elements, image, maxima)
+    if dilation == 1:
+        assert_compiles(AvgPoolGradient(*settings[:3], size=(9, 12)).compute, elements)
+
+
+def test_maxima_at_the_ends_of_an_image_are_of_the_image_alone() -> None:
+    image = -1 - abs(normal(1, 5, 6, 16))
+    image[0, 0, 0, 3] = -np.inf
+    compiled = compile_function(MaxPool(3, 1, 1).compute, image)
+    (kernel,) = (step for step in compiled.program.steps if isinstance(step, Kernel))
+    assert plan_stencil(kernel, host()) is not None
+    np.testing.assert_array_equal(compiled([image])[0], interpret(compiled.graph, [image])[0])
 
 
 def test_sums_and_elements_of_differences_in_one_kernel() -> None:

@@ -1,4 +1,4 @@
-"""Kernels that write an array with a border of zeros: the border's sides and the inside, each in loops of its own.
+"""Kernels that write an array with a border of one number: the border's sides and the inside, each in loops of its own.
 
 Asked at every element, whether it lies in the border costs more than the copy. One function does all pieces for a share
 of the outermost axis (the samples), which has no border.
@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from needle.compiler.ir import Function
-from needle.compiler.loops import Kernel, Number, Place, Store, Value, Within, with_places
+from needle.compiler.loops import Kernel, Number, Place, Store, Within, with_places
 from needle.compiler.render import RenderedKernel, render_kernel
 
 __all__ = ["render_bordered"]
@@ -32,7 +32,7 @@ def render_bordered(kernel: Kernel) -> RenderedKernel | None:
     pointers = [f"%p{number}" for number in range(len(buffers))]
     parameters = [*(f"ptr noalias {pointer}" for pointer in pointers), "i64 %begin", "i64 %end"]
     function = _Pieces(kernel.name, parameters, "nounwind #0")
-    for number, piece in enumerate(_pieces(kernel, stage, stage.value.value, inside)):
+    for number, piece in enumerate(_pieces(kernel, stage, stage.value, inside)):
         rendered = render_kernel(_named(piece, f"{kernel.name}_{number}"), outermost_stays=True)
         function.pieces.append(rendered.function)
         function.declarations |= rendered.function.declarations
@@ -58,17 +58,17 @@ def _inside(kernel: Kernel, value: Within) -> list[tuple[int, int]] | None:
     return found
 
 
-def _pieces(kernel: Kernel, stage: Store, value: Value, inside: list[tuple[int, int]]) -> Iterator[Kernel]:
+def _pieces(kernel: Kernel, stage: Store, value: Within, inside: list[tuple[int, int]]) -> Iterator[Kernel]:
     """Yield the border's sides, axis by axis, and the inside."""
     dtype = stage.buffer.dtype
-    zero = Store(stage.buffer, stage.place, Number(np.zeros((), dtype).tobytes(), dtype))
+    outside = Store(stage.buffer, stage.place, Number(np.full((), value.outside, dtype).tobytes(), dtype))
     region = [(0, length) for length in kernel.shape]
     for axis, (begin, length) in enumerate(inside):
         for side in ((0, begin), (begin + length, kernel.shape[axis] - begin - length)):
             if side[1]:
-                yield _part(kernel, zero, [*region[:axis], side, *region[axis + 1 :]])
+                yield _part(kernel, outside, [*region[:axis], side, *region[axis + 1 :]])
         region[axis] = begin, length
-    yield _part(kernel, Store(stage.buffer, stage.place, value), region)
+    yield _part(kernel, Store(stage.buffer, stage.place, value.value), region)
 
 
 def _part(kernel: Kernel, stage: Store, region: list[tuple[int, int]]) -> Kernel:

@@ -60,9 +60,9 @@ def _may_overwrite(  # noqa: PLR0917  all of one question
 
 def _reads_before_it_writes(kernel: Kernel, new: Buffer, old: Buffer) -> bool:
     """Tell whether a kernel reads the old element only at the point where it writes the new one, and not after."""
-    (number,) = (i for i, stage in enumerate(kernel.stages) if stage.buffer is new)
+    number, *others = (i for i, stage in enumerate(kernel.stages) if stage.buffer is new)
     writer = kernel.stages[number]
-    if not isinstance(writer, Store):
+    if not isinstance(writer, Store) or others:
         return False
     for i, stage in enumerate(kernel.stages):
         for value in _values(stage):

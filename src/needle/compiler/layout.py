@@ -105,7 +105,7 @@ def _after_pad(node: Node, inputs: tuple[Node, ...]) -> Node | None:
     order = _order(inputs[0])
     if order is not None and inputs[0].inputs[0].primitive == "input":
         return None  # padding copies: what comes in from outside is permuted on the way
-    return _after(node, inputs, widths=_back(node.params["widths"], inputs))
+    return _after(node, inputs, **{**node.params, "widths": _back(node.params["widths"], inputs)})
 
 
 def _after_flip(node: Node, inputs: tuple[Node, ...]) -> Node | None:

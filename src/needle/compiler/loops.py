@@ -6,7 +6,7 @@
             | Scan     write running sums along the one reduced axis
             | Scatter  add values into a buffer at places that are values themselves
     value   = Load(buffer, place) | Number | Position(place) | Call(function, values)
-            | Within(value, bounds)   a value where places are inside bounds, and 0 elsewhere
+            | Within(value, bounds)   a value where places are inside bounds, and a number elsewhere
     place   = offset + Σ stride · axis   (of a Gather: plus stride · an index that is a value)
 
 Points of the grid are independent of each other. A stage may read what an earlier one wrote at the same point. A
@@ -158,15 +158,16 @@ class Call:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Within:
-    """A value where 0 ≤ place < length for each of some bounds, and 0 elsewhere, where it is not computed."""
+    """A value where 0 ≤ place < length for each of some bounds, and a number elsewhere, where it is not computed."""
 
     value: Value
     bounds: tuple[tuple[Place, int], ...]
     dtype: np.dtype[Any]
+    outside: float = 0.0
 
     def __str__(self) -> str:
         inside = " and ".join(f"0 <= {place} < {length}" for place, length in self.bounds)
-        return f"({self.value} if {inside} else 0)"
+        return f"({self.value} if {inside} else {self.outside:g})"
 
 
 Value: TypeAlias = Load | Number | Position | Gather | Call | Within
@@ -423,3 +424,25 @@ def buffer_place(buffer: Buffer, index: Sequence[Place], rank: int) -> Place:
     for stride, position in zip(buffer.strides, index, strict=True):
         place = place + position.scaled(stride)
     return place
+
+
+def index_of_place(place: Place, shape: Sequence[int], domain: Sequence[int]) -> list[Place] | None:
+    """Return the index along each axis of an array whose elements lie at a place, at each point of a domain.
+
+    None where it is not the index of one element of the array at every point.
+    """
+    if 0 in shape:
+        return None
+    left = place
+    found: list[Place] = []
+    for axis, length in enumerate(shape):
+        stride = math.prod(shape[axis + 1 :])
+        along = Place(left.offset // stride, tuple(one // stride for one in left.strides))
+        left += along.scaled(-stride)
+        ends = [one * (n - 1) for one, n in zip(along.strides, domain, strict=True)]
+        low = along.offset + sum(end for end in ends if end < 0)
+        high = along.offset + sum(end for end in ends if end > 0)
+        if low < 0 or high >= length:
+            return None
+        found.append(along)
+    return None if left.offset or any(left.strides) else found

@@ -315,9 +315,10 @@ def stack(arrays: Sequence[Any], axis: int = 0) -> trace.TracedArray:
     return concat([expand_dims(one, axis) for one in arrays], axis)
 
 
-def pad(x: Any, widths: Sequence[tuple[int, int]]) -> trace.TracedArray:
-    """Put a border of zeros around."""
-    return trace.traced("pad", trace.as_node(x), widths=tuple(tuple(pair) for pair in widths))
+def pad(x: Any, widths: Sequence[tuple[int, int]], *, constant_values: float = 0) -> trace.TracedArray:
+    """Put a border of one number around."""
+    value = {"value": float(constant_values)} if constant_values else {}
+    return trace.traced("pad", trace.as_node(x), widths=tuple(tuple(pair) for pair in widths), **value)
 
 
 def sliding_window_view(x: Any, window_shape: Any, axis: Any = None, **options: Any) -> trace.TracedArray:

@@ -5,7 +5,6 @@ A stencil reads the array itself, through windows that hang over its ends: a pas
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 
 from needle.compiler.host import Host
@@ -22,6 +21,7 @@ from needle.compiler.loops import (
     Within,
     axis_places,
     buffer_place,
+    index_of_place,
     walk,
     zero_place,
 )
@@ -126,7 +126,9 @@ class _Reading:
         return old
 
     def _through(self, place: Place) -> Value:
-        at = _coordinates(place, self.buffer, self.reader.shape)
+        at = index_of_place(place, self.buffer.shape, self.reader.shape)
+        if at is None:
+            raise _Outside
         load = self.copied.value
         assert isinstance(load, Load)
 
@@ -137,26 +139,4 @@ class _Reading:
             return total
 
         bounds = tuple((moved(one), limit) for one, limit in self.copied.bounds)
-        return Within(replace(load, place=moved(load.place)), bounds, self.copied.dtype)
-
-
-def _coordinates(place: Place, buffer: Buffer, shape: Sequence[int]) -> list[Place]:
-    """Return the index of a place along each axis of a buffer.
-
-    Raises:
-        _Outside: it is none for some point of the shape.
-    """
-    left = place
-    found: list[Place] = []
-    for stride, length in zip(buffer.strides, buffer.shape, strict=True):
-        along = Place(left.offset // stride, tuple(one // stride for one in left.strides))
-        left += along.scaled(-stride)
-        ends = [one * (n - 1) for one, n in zip(along.strides, shape, strict=True)]
-        low = along.offset + sum(end for end in ends if end < 0)
-        high = along.offset + sum(end for end in ends if end > 0)
-        if low < 0 or high >= length:
-            raise _Outside
-        found.append(along)
-    if left.offset or any(left.strides):
-        raise _Outside
-    return found
+        return replace(self.copied, value=replace(load, place=moved(load.place)), bounds=bounds)

@@ -158,12 +158,12 @@ def _evaluate_slice(a: NDArray[Any], start: Shape, stop: Shape, step: Shape) -> 
     return a[tuple(slice(*bounds) for bounds in zip(start, stop, step, strict=True))]
 
 
-def _infer_pad(a: Operand, widths: Sequence[tuple[int, int]]) -> Kind:
+def _infer_pad(a: Operand, widths: Sequence[tuple[int, int]], value: float = 0.0) -> Kind:
     return tuple(before + n + after for n, (before, after) in zip(a.shape, widths, strict=True)), a.dtype
 
 
-def _evaluate_pad(a: NDArray[Any], widths: Sequence[tuple[int, int]]) -> NDArray[Any]:
-    return np.pad(a, widths) if a.ndim else a
+def _evaluate_pad(a: NDArray[Any], widths: Sequence[tuple[int, int]], value: float = 0.0) -> NDArray[Any]:
+    return np.pad(a, widths, constant_values=value) if a.ndim else a
 
 
 def _infer_windows(a: Operand, axes: Shape, sizes: Shape) -> Kind:

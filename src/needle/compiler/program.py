@@ -81,9 +81,9 @@ def render_program(program: Program, host: Host) -> Module:
     kernels = list({phase.function.name: phase.function for phase in phases}.values())
     code = render_rounds(rounds, outside, arena, host)
     text = MODULE_BREAK.join(_modules(code, kernels, host))
-    in_lanes = any(phase.lane is not None for phase in phases)
+    has_lanes = any(phase.lane is not None for phase in phases)
     shared = sum(phase.work or math.inf for phase in phases if not phase.is_alone)
-    return Module(text, arena, code.control_bytes, in_lanes or shared >= _WORTH_A_THREAD)
+    return Module(text, arena, code.control_bytes, has_lanes or shared >= _WORTH_A_THREAD)
 
 
 def _render_step(step: Step, host: Host) -> list[RenderedKernel]:

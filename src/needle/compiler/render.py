@@ -76,7 +76,7 @@ class RenderedKernel:
     """A kernel's function, the buffers it takes, into how many parts it falls, and whether threads share them.
 
     The first `written` of the buffers are written to; all of them where that is None. `begins` says how many elements
-    into some of the buffers their pointers are. `work` is about how many operations there are, 0 where that is not known.
+    into some of the buffers their pointers are. `work` is about how many operations there are, 0 where nobody knows.
     None of one lane waits for one of another lane of its chain.
     """
 
@@ -400,7 +400,7 @@ class _Renderer:
             # As numbers without sign, what is below 0 is far above every length.
             inside = f.binary("and", inside, f.compare("ult", self._place(place), f.integer(length)))
         kept = f.slot(llvm_type(value.dtype))
-        f.store(SSA("zeroinitializer", llvm_type(value.dtype)), kept, 1)
+        f.store(SSA(constant(value.outside, value.dtype), llvm_type(value.dtype)), kept, 1)
         known = dict(self.memo)
         with f.when(inside):
             f.store(self._value(value.value), kept, 1)

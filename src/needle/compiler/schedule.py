@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TypeAlias
 
 import numpy as np
@@ -37,12 +38,13 @@ from needle.compiler.loops import (
     buffer_place,
     buffers_read,
     in_few_loops,
+    index_of_place,
     zero_place,
 )
 from needle.compiler.operand import Operand, joined_axes, refine, straightened
 from needle.compiler.primitives import ELEMENTWISE, PRODUCTS
 
-__all__ = ["Contraction", "Program", "schedule"]
+__all__ = ["Contraction", "Program", "choose_buffers", "schedule"]
 
 _REDUCTIONS = frozenset({"reduce_sum", "reduce_prod", "reduce_max", "reduce_min", "argmax", "argmin"})
 _MOVEMENT = frozenset({"reshape", "permute", "broadcast", "slice", "windows", "flip"})
@@ -52,10 +54,10 @@ _ALONE = frozenset({"cumsum", "scatter_add", "concat"})
 _CHEAP = 3
 # A node that is repeated by broadcasting is computed beforehand from this cost on: one division or root.
 _DEAR = 10
-# So many pieces of a row are written by one loop.
-_FEW_PIECES = 8
 # Another kernel that reads what it is made of anyway computes it again up to this cost: one function such as erf.
 _DEAREST_AGAIN = 15
+# So many parts of a joined array, of one shape, are written by one kernel: each is a stream of memory of its own.
+_MOST_TOGETHER = 8
 # Longer chains get a buffer in between, which bounds the recursion and the size of one loop.
 _LONGEST_CHAIN = 60
 
@@ -94,6 +96,8 @@ class Contraction:
 
 
 Step: TypeAlias = Kernel | Contraction
+# Where an index lies at each point of a domain.
+_Locate: TypeAlias = Callable[[Sequence[Place], Sequence[int]], Place]
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +131,7 @@ class _Misaligned(Exception):  # noqa: N818  a finding, not an error
 
 def schedule(graph: Graph) -> Program:
     """Turn a graph into a program of kernels and contractions that computes the same."""
-    with_buffer, repeated = _choose_buffers(graph)
+    with_buffer, repeated = choose_buffers(graph)
     while True:
         scheduler = _Scheduler(graph, with_buffer)
         missing = scheduler.place_all()
@@ -143,7 +147,7 @@ def schedule(graph: Graph) -> Program:
 # ------------------------------------------------------------------------------------------------ buffers
 
 
-def _choose_buffers(graph: Graph) -> tuple[set[Node], set[Node]]:
+def choose_buffers(graph: Graph) -> tuple[set[Node], set[Node]]:
     """Return the nodes whose values are written to memory, and those of them that could be computed again instead."""
     nodes = graph.nodes()
     uses = Counter(one for node in nodes for one in node.inputs)
@@ -151,8 +155,10 @@ def _choose_buffers(graph: Graph) -> tuple[set[Node], set[Node]]:
     cost: dict[Node, int] = {}
     depth: dict[Node, int] = {}
     again: set[Node] = set()
+    nested = _nested(graph)
     for node in nodes:
-        stored = node in chosen or node.primitive in _REDUCTIONS | _ALONE | PRODUCTS | {"gather", "pad"}
+        alone = node.primitive in _REDUCTIONS | _ALONE | PRODUCTS | {"gather", "pad"}
+        stored = node in chosen or (alone and node not in nested)
         stored = stored or (node.primitive == "constant" and math.prod(node.shape) != 1)
         elementwise = node.primitive in ELEMENTWISE
         cost[node] = sum(cost[one] for one in node.inputs) + elementwise * _weight(node.primitive)
@@ -171,6 +177,25 @@ def _choose_buffers(graph: Graph) -> tuple[set[Node], set[Node]]:
     operands = [one for node in nodes if node.primitive in PRODUCTS for one in node.inputs]
     sources = {_source_of(one, past="slice") for one in operands if _source_of(one) not in chosen}
     return chosen | sources, again - {_source_of(one) for one in operands}
+
+
+def _nested(graph: Graph) -> set[Node]:
+    """Return the joined arrays that are nothing but a part of another one: their parts go right there."""
+    nodes = graph.nodes()
+    users: dict[Node, list[Node]] = {}
+    for node in nodes:
+        for one in node.inputs:
+            users.setdefault(one, []).append(node)
+    found = set()
+    for node in nodes:
+        if node.primitive != "concat":
+            continue
+        inner, using = node, users.get(node, [])
+        while len(using) == 1 and using[0].primitive == "reshape" and inner not in graph.outputs:
+            inner, using = using[0], users.get(using[0], [])
+        if len(using) == 1 and using[0].primitive == "concat" and inner not in graph.outputs:
+            found.add(node)
+    return found
 
 
 def _source_of(operand: Node, past: str = "") -> Node:
@@ -292,12 +317,12 @@ class _Lowering:
         return self.value(source, reshaped_index(source, node.shape, index, self.rank))
 
     def _padded(self, node: Node, index: tuple[Place, ...]) -> Value:
-        """Return the element of what is padded, and zero around it."""
+        """Return the element of what is padded, and one number around it."""
         (inner,) = node.inputs
         moved = [place.shifted(-before) for place, (before, _) in zip(index, node.params["widths"], strict=True)]
         limits = zip(moved, inner.shape, node.params["widths"], strict=True)
         bounds = tuple((place, length) for place, length, around in limits if any(around))
-        return Within(self.value(inner, tuple(moved)), bounds, node.dtype)
+        return Within(self.value(inner, tuple(moved)), bounds, node.dtype, node.params.get("value", 0.0))
 
     def _gathered(self, node: Node, index: tuple[Place, ...]) -> Value:
         source, indices = node.inputs
@@ -612,28 +637,42 @@ class _Scheduler:
         return (buffer.size,), (), [Store(buffer, place, zero)]
 
     def _concat(self, node: Node) -> list[tuple[tuple[int, ...], tuple[int, ...], list[Stage]]]:
-        joined = node.params["axis"]
-        parts: list[tuple[tuple[int, ...], tuple[int, ...], list[Stage]]] = []
-        lowering = _Lowering(self.buffers, len(node.shape), {})
-        # Pieces of the same rows are written together, so that what they have in common is computed once.
-        together = joined == len(node.shape) - 1 > 0 and len(node.inputs) <= _FEW_PIECES
-        start = 0
-        for one in node.inputs:
-            offset = tuple(start if axis == joined else 0 for axis in range(len(node.shape)))
-            stage = self._copy_into(node, one, offset, lowering)
-            if together and parts and parts[-1][0] == one.shape:
-                parts[-1][2].append(stage)
-            else:
-                parts.append((one.shape, (), [stage]))
-            start += one.shape[joined]
-        return parts
-
-    def _copy_into(self, node: Node, part: Node, offset: Sequence[int], lowering: _Lowering) -> Stage:
-        """Write `part` into the buffer of `node`, its first element at `offset`."""
-        axes = axis_places(len(part.shape))
-        moved = [axis.shifted(start) for axis, start in zip(axes, offset, strict=True)]
         buffer = self.buffers[node]
-        return Store(buffer, buffer_place(buffer, moved, len(axes)), lowering.value(part, axes))
+
+        def locate(index: Sequence[Place], domain: Sequence[int]) -> Place:
+            return buffer_place(buffer, index, len(domain))
+
+        kernels: list[tuple[tuple[int, ...], tuple[int, ...], list[Stage]]] = []
+        for part, stage in self._copies(node, buffer, locate, {}):
+            # A copy is as fast by itself; what is computed may be so of the same operands.
+            alike = bool(kernels) and kernels[-1][0] == part.shape and not isinstance(stage.value, Load)
+            if alike and len(kernels[-1][2]) < _MOST_TOGETHER:
+                kernels[-1][2].append(stage)
+            else:
+                kernels.append((part.shape, (), [stage]))
+        return kernels
+
+    def _copies(
+        self, node: Node, buffer: Buffer, locate: _Locate, lowerings: dict[int, _Lowering]
+    ) -> Iterator[tuple[Node, Stage]]:
+        """Yield the parts of a joined array, and what writes each into a buffer: `locate` tells where an index lies.
+
+        What parts of one rank have in common is lowered once (`lowerings`), and so computed once.
+        """
+        start = 0
+        for part in node.inputs:
+            place = partial(_shifted, locate, node.params["axis"], start)
+            start += part.shape[node.params["axis"]]
+            inner = part
+            while inner.primitive == "reshape" and inner not in self.buffers:
+                (inner,) = inner.inputs
+            if inner.primitive == "concat" and inner not in self.buffers:
+                yield from self._copies(inner, buffer, partial(_reshaped, place, inner, part.shape), lowerings)
+            else:
+                axes = axis_places(len(part.shape))
+                lowering = lowerings.setdefault(len(axes), _Lowering(self.buffers, len(axes), {}))
+                value = lowering.value(part, axes)
+                yield part, Store(buffer, place(axes, part.shape), value)
 
     def _contraction(self, node: Node) -> Contraction:
         in_steps = node.dtype in (np.float32, np.float64)  # others are done by plain loops
@@ -711,6 +750,22 @@ class _Scheduler:
         return replace(
             contraction, name=f"k{number}", sources=sources, epilogue=epilogue, keeps_out=needed or not epilogue
         )
+
+
+def _shifted(locate: _Locate, axis: int, start: int, index: Sequence[Place], domain: Sequence[int]) -> Place:
+    """Return where an index lies that is counted from `start` along an axis."""
+    return locate([one.shifted(start) if number == axis else one for number, one in enumerate(index)], domain)
+
+
+def _reshaped(
+    locate: _Locate, node: Node, shape: tuple[int, ...], index: Sequence[Place], domain: Sequence[int]
+) -> Place:
+    """Return where an index of a node lies, given where one of its reshape to `shape` does."""
+    flat = buffer_place(Buffer("", node.shape, node.dtype), index, len(domain))
+    found = index_of_place(flat, shape, domain)
+    if found is None:
+        raise _NeedsBuffer(node)
+    return locate(found, domain)
 
 
 def _divided_results(graph: Graph) -> dict[Node, tuple[int, ...]]:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from needle.compiler.graph import Graph, Node, constant_node, make_node
 from needle.compiler.primitives import ELEMENTWISE, PRIMITIVES
 
-__all__ = ["simplify"]
+__all__ = ["scalar_of", "simplify"]
 
 # Whose operands may change places without a change of any bit.
 _COMMUTING = ("add", "multiply")
@@ -83,7 +83,7 @@ def _value(node: Node) -> NDArray[Any] | None:
     return node.params["value"] if node.primitive == "constant" else None
 
 
-def _scalar(node: Node) -> Any:
+def scalar_of(node: Node) -> Any:
     """Return the one number that a node repeats, or None where it is not such a node."""
     while node.primitive in ("reshape", "broadcast"):
         node = node.inputs[0]
@@ -107,7 +107,7 @@ def _compute_scalars_once(node: Node) -> Node | None:
     """Compute an elementwise node of repeated numbers on the numbers alone, and repeat the result."""
     if not node.shape or not node.inputs or node.primitive not in ELEMENTWISE:
         return None
-    numbers = [_scalar(one) for one in node.inputs]
+    numbers = [scalar_of(one) for one in node.inputs]
     if any(number is None for number in numbers):
         return None
     arrays = [np.asarray(number, dtype=one.dtype) for number, one in zip(numbers, node.inputs, strict=True)]
@@ -156,7 +156,7 @@ def _drop_neutral_numbers(node: Node) -> Node | None:
 
 def _is_number(node: Node, number: int) -> bool:
     """Tell whether a node repeats `number`; −0.0 is not 0 here."""
-    found = _scalar(node)
+    found = scalar_of(node)
     return found is not None and found == number and not np.signbit(found)
 
 
@@ -173,7 +173,7 @@ def _subtract_instead_of_adding_the_negative(node: Node) -> Node | None:
 
 def _square_instead_of_power(node: Node) -> Node | None:
     """Write x² as x · x, which NumPy's power does too."""
-    if node.primitive != "power" or node.dtype.kind != "f" or _scalar(node.inputs[1]) != 2:
+    if node.primitive != "power" or node.dtype.kind != "f" or scalar_of(node.inputs[1]) != 2:
         return None
     return make_node("multiply", (node.inputs[0], node.inputs[0]), node.source)
 

@@ -2,9 +2,9 @@
 
 A stencil is computed in tiles: a vector along the last axis, for several neighbouring points along the axis on which
 windows overlap. What the points of a tile have in common is loaded once, and sums that go over all points stay in
-registers for a whole line. Zeros around an image need not be there: where a window hangs over a line's end, which is
-known when compiling, zeros stand in the place of loads; where it hangs over the first line or the last, a pointer to
-zeros is chosen instead of the line.
+registers for a whole line. Zeros (or another number) around an image need not be there: where a window hangs over a
+line's end, which is known when compiling, zeros stand in the place of loads; where it hangs over the first line or the
+last, a pointer to zeros is chosen instead of the line.
 """
 
 from __future__ import annotations
@@ -66,12 +66,13 @@ _TRIAL, _WORTH = 4, 0.25
 _LARGEST_TILE = 16
 # More code than this, in operations written out, takes LLVM longer than it is worth.
 _LONGEST_CODE = 8_000
-# The zeros that stand for lines outside of an image are to stay in the first cache.
-_MOST_ZEROS_BYTES = 64 << 10
+# What stands for lines outside of an image is to stay in the first caches.
+_MOST_OUTSIDE_BYTES = 64 << 10
 
 Bounds: TypeAlias = tuple[tuple[Place, int], ...]
-# What loads at different offsets have in common: the buffer, the strides, and the bounds that depend on the line.
-Line: TypeAlias = tuple[Buffer, tuple[int, ...], Bounds]
+# What loads at different offsets have in common: the buffer, the strides, the bounds that depend on the line, and what
+# is outside of them.
+Line: TypeAlias = tuple[Buffer, tuple[int, ...], Bounds, float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,10 +96,13 @@ class Stencil:
     lines: dict[Line, tuple[int, int]]
 
     @property
-    def zeros(self) -> int:
-        """How many zeros a tile may load in the place of a line."""
-        spans = [high - low for (_, _, bounds), (low, high) in self.lines.items() if bounds]
-        return max(spans) + self.lanes if spans else 0
+    def outside(self) -> dict[float, int]:
+        """The numbers that a tile may load in the place of lines, and how many of each."""
+        counts: dict[float, int] = {}
+        for (_, _, bounds, number), (low, high) in self.lines.items():
+            if bounds:
+                counts[number] = max(counts.get(number, 0), high - low + self.lanes)
+        return counts
 
     @property
     def length(self) -> int:
@@ -126,10 +130,11 @@ class Stencil:
 
 @dataclass(frozen=True, slots=True)
 class BoundedLoad:
-    """A load, and the bounds inside which it is made: outside, there is a zero."""
+    """A load, and the bounds inside which it is made: there is a number outside."""
 
     load: Load
     bounds: Bounds = ()
+    outside: float = 0.0
 
 
 def loads_of(stages: Sequence[Stage]) -> list[BoundedLoad]:
@@ -138,7 +143,10 @@ def loads_of(stages: Sequence[Stage]) -> list[BoundedLoad]:
     bounded = [value for value in values if isinstance(value, Within) and isinstance(value.value, Load)]
     inside = {id(value.value) for value in bounded}
     plain = [BoundedLoad(value) for value in values if isinstance(value, Load) and id(value) not in inside]
-    return [*plain, *(BoundedLoad(one.value, one.bounds) for one in bounded if isinstance(one.value, Load))]
+    return [
+        *plain,
+        *(BoundedLoad(one.value, one.bounds, one.outside) for one in bounded if isinstance(one.value, Load)),
+    ]
 
 
 # ------------------------------------------------------------------------------------------------- planning
@@ -162,7 +170,7 @@ def plan_stencil(kernel: Kernel, host: Host) -> Stencil | None:
     tile = _tile_size(groups, along, kernel.shape[along], host)
     found = Stencil(kernel, along, tile, lanes, groups, _lines(loads, along, tile))
     code = count_operations(kernel.stages) * tile * (found.length // tile - len(found.tiles_inside()) + 2)
-    return found if code <= _LONGEST_CODE and found.zeros * size <= _MOST_ZEROS_BYTES else None
+    return found if code <= _LONGEST_CODE and sum(found.outside.values()) * size <= _MOST_OUTSIDE_BYTES else None
 
 
 def _is_of_vectors(kernel: Kernel) -> bool:
@@ -278,7 +286,8 @@ def _lines(loads: Sequence[BoundedLoad], along: int, tile: int) -> dict[Line, tu
 def line_of(one: BoundedLoad, along: int) -> Line:
     """Return the line that a load is in."""
     place = one.load.place
-    return one.load.buffer, place.strides, tuple(bound for bound in one.bounds if not bound[0].strides[along])
+    bounds = tuple(bound for bound in one.bounds if not bound[0].strides[along])
+    return one.load.buffer, place.strides, bounds, one.outside
 
 
 def count_operations(stages: Sequence[Stage]) -> int:

@@ -60,21 +60,22 @@ class _Renderer:
         self.outer = [axis for axis in self.kernel.grid if axis not in (stencil.along, last)]
         self.line_axes = [*self.outer, *(axis for axis in self.kernel.reduced if axis != stencil.along)]
         self.ahead = self._elements_ahead()
-        self.zeros = self._write_zeros()
+        self.outside = self._write_outside()
         # What is known in the tile that is being written.
         self.values: dict[int, list[SSA]] = {}
         self.loaded: dict[tuple[Line, int], SSA] = {}
         self.stored: dict[tuple[Buffer, Place], list[SSA]] = {}
         self.addresses: dict[Line, SSA] = {}
 
-    def _write_zeros(self) -> SSA | None:
-        if not self.stencil.zeros:
-            return None
-        zeros = self.f.slot(self.scalar, self.stencil.zeros)
-        self.f.declarations.add("declare void @llvm.memset.p0.i64(ptr, i8, i64, i1)")
-        length = self.stencil.zeros * self.dtype.itemsize
-        self.f.do(f"call void @llvm.memset.p0.i64({zeros}, i8 0, i64 {length}, i1 false)")
-        return zeros
+    def _write_outside(self) -> dict[float, SSA]:
+        """Write arrays of what is outside of images, which are read in the place of lines."""
+        written = {}
+        for number, count in self.stencil.outside.items():
+            written[number] = self.f.slot(self.scalar, count)
+            with self.f.loop(self.f.integer(0), self.f.integer(count)) as place:
+                address = self.f.address(written[number].name, self.scalar, place)
+                self.f.store(SSA(constant(number, self.dtype), self.scalar), address, self.dtype.itemsize)
+        return written
 
     def _elements_ahead(self) -> list[tuple[Buffer, Place]]:
         """Return what the same tile of the next line loads that this line's has not: it is asked for ahead.
@@ -237,7 +238,7 @@ class _Renderer:
             return [self._call(value, list(one)) for one in zip(*arguments, strict=True)]
         if isinstance(value, Within):
             assert isinstance(value.value, Load)
-            return self._load(BoundedLoad(value.value, value.bounds), start, size)
+            return self._load(BoundedLoad(value.value, value.bounds, value.outside), start, size)
         assert isinstance(value, Load)
         return self._load(BoundedLoad(value), start, size)
 
@@ -258,7 +259,7 @@ class _Renderer:
             )
             key = line, place.offset + u * place.strides[along]
             if hangs_over:
-                found.append(SSA("zeroinitializer", self.vector))
+                found.append(splat(self.f, SSA(constant(one.outside, self.dtype), self.scalar), self.stencil.lanes))
                 continue
             if key not in self.loaded:
                 self.loaded[key] = self._vector_at(line, key[1])
@@ -275,8 +276,8 @@ class _Renderer:
         return splat(f, f.load(self.scalar, address, self.dtype.itemsize), self.stencil.lanes)
 
     def _line_address(self, line: Line, low: int) -> SSA:
-        """Return the address of a line's lowest load in the tile: that of zeros where the line is outside."""
-        f, (buffer, strides, bounds) = self.f, line
+        """Return the address of a line's lowest load in the tile: that of other numbers where the line is outside."""
+        f, (buffer, strides, bounds, outside) = self.f, line
         address = self._address(buffer, self._begin(Place(low, strides)))
         if not bounds:
             return address
@@ -284,8 +285,7 @@ class _Renderer:
         for place, limit in bounds:
             # As numbers without sign, what is below 0 is far above every length.
             inside = f.binary("and", inside, f.compare("ult", self._begin(place), f.integer(limit)))
-        assert self.zeros is not None
-        return f.select(inside, address, self.zeros)
+        return f.select(inside, address, self.outside[outside])
 
     def _begin(self, place: Place) -> SSA:
         """Return a place at the tile's first point."""

@@ -314,7 +314,8 @@ def _pad(to: PrimitiveWriter, node: Node, twin: Node, x: Sequence[str]) -> str:
     def row(widths: Sequence[tuple[int, int]]) -> list[int]:
         return [*(before for before, _ in widths), *(after for _, after in widths)]
 
-    return to.writer.add("Pad", x[0], to.lengths(row(node.params["widths"]), row(twin.params["widths"])))
+    value = [to.scalar(node.params["value"], node)] if "value" in node.params else []
+    return to.writer.add("Pad", x[0], to.lengths(row(node.params["widths"]), row(twin.params["widths"])), *value)
 
 
 def _windows(to: PrimitiveWriter, node: Node, twin: Node, x: Sequence[str]) -> str:

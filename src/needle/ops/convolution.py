@@ -320,14 +320,21 @@ class _Phase:
 
 def interleave(phases: Sequence[Array], strides: Sequence[int], size: Sequence[int]) -> Array:
     """Put the phases' elements side by side: from prod(strides) arrays (N, *steps, C) to one (N, *size, C)."""
-    xp = array_namespace(phases[0])
-    rank = len(strides)
-    n, *steps, channels = phases[0].shape
-    together = xp.reshape(xp.stack(phases), (*strides, n, *steps, channels))
-    pairs = [axis for i in range(rank) for axis in (rank + 1 + i, i)]
-    ordered = xp.permute_dims(together, (rank, *pairs, 2 * rank + 1))
-    lengths = [count * stride for count, stride in zip(steps, strides, strict=True)]
-    return xp.reshape(ordered, (n, *lengths, channels))[(slice(None), *(slice(0, length) for length in size))]
+    arrays = list(phases)
+    for axis, step in reversed(list(enumerate(strides, start=1))):
+        arrays = [_alternate(arrays[first : first + step], axis) for first in range(0, len(arrays), step)]
+    (image,) = arrays
+    return image[(slice(None), *(slice(0, length) for length in size))]
+
+
+def _alternate(arrays: Sequence[Array], axis: int) -> Array:
+    """Put the elements of several arrays in turn along an axis."""
+    first, *others = arrays
+    if not others:
+        return first
+    xp = array_namespace(first)
+    shape = (*first.shape[:axis], first.shape[axis] * len(arrays), *first.shape[axis + 1 :])
+    return xp.reshape(xp.stack(arrays, axis=axis + 1), shape)
 
 
 # ----------------------------------------------------------------------------------------------- operators

@@ -2,14 +2,15 @@
 
 Channels come last and are pooled each by itself. The elements of all windows that lie at the same place of their window
 (a tap) are a strided view of the image, so that pooling is elementwise arithmetic on as many views as a window has
-elements, and no window is copied. Gradients add the taps back, those of one phase of the stride after another.
+elements, and no window is copied. Gradients gather for each element of the image what the windows around it send back.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -100,51 +101,65 @@ def pad_with_least(image: Array, windows: Windows) -> Array:
     """Put −inf around an image."""
     if not any(map(sum, windows.padding)):
         return image
-    xp = array_namespace(image)
     if np.dtype(image.dtype).kind in "biu":
         raise DTypeError(f"padding is minus infinity, which only floating-point images have, got {image.dtype}")
-    for axis, widths in enumerate(windows.padding, start=1):
-        borders = [
-            xp.full((*image.shape[:axis], width, *image.shape[axis + 1 :]), -math.inf, dtype=image.dtype)
-            for width in widths
-        ]
-        image = xp.concat([borders[0], image, borders[1]], axis=axis)
-    return image
+    widths = ((0, 0), *windows.padding, (0, 0))
+    return array_namespace(image).pad(image, widths, constant_values=-math.inf)
 
 
-def first_maxima(image: Array, y: Array, windows: Windows) -> Iterator[Array]:
-    """Yield for each tap of a padded image where it is the first that equals the window's maximum y."""
-    xp = array_namespace(image)
-    found = None
-    for tap in taps(image, windows):
-        here = xp.equal(tap, y)
-        yield here if found is None else xp.logical_and(here, xp.logical_not(found))
-        found = here if found is None else xp.logical_or(found, here)
+def first_maxima(image: Array, y: Array, windows: Windows, dtype: Any) -> Array:
+    """Return for each window of an image the number of the first tap that equals its maximum y; −1 where y is NaN."""
+    xp = array_namespace(y)
+    number = xp.full(y.shape, -1, dtype=dtype)
+    every = list(taps(pad_with_least(image, windows), windows))
+    for at, tap in reversed(list(enumerate(every))):
+        number = xp.where(xp.equal(tap, y), xp.asarray(at, dtype=dtype), number)
+    return number
 
 
-def add_taps(parts: Iterator[Array], windows: Windows, size: Sequence[int]) -> Array:
-    """Add one array (N, *count, C) for each tap where the tap lies: the transpose of `taps`, with the padding cut off.
+def gather_windows(arrays: Sequence[Array], term: Callable[..., Array], windows: Windows, size: Sequence[int]) -> Array:
+    """Sum for each element of an image over all taps of windows that meet it: the transpose of `taps`.
 
-    The places of one tap have one remainder modulo the stride (a phase): within a phase, taps are shifted arrays.
+    Elements at the same place between windows, modulo the stride (a phase), are met by the same taps of windows that
+    lie as far from them: for each phase, terms are of shifted arrays.
+
+    Args:
+        arrays: what the windows have, (N, *count, C).
+        term: makes of a tap's number and the arrays' elements what the tap adds; zero of elements that are zero.
+        windows: of the image.
+        size: the image's spatial lengths, without padding.
     """
-    padded = windows.padded_size(size)
-    steps = [-(-length // step) for length, step in zip(padded, windows.stride, strict=True)]
-    phases: dict[tuple[int, ...], Array] = {}
-    part = None
-    for position, part in zip(itertools.product(*map(range, windows.kernel)), parts, strict=True):
-        starts = [apart * at for apart, at in zip(windows.dilation, position, strict=True)]
-        phase = tuple(start % step for start, step in zip(starts, windows.stride, strict=True))
-        shifts = [start // step for start, step in zip(starts, windows.stride, strict=True)]
-        room = zip(shifts, steps, part.shape[1:-1], strict=True)
-        widths = ((0, 0), *((shift, n - have - shift) for shift, n, have in room), (0, 0))
-        moved = array_namespace(part).pad(part, widths) if any(map(sum, widths)) else part
-        phases[phase] = phases[phase] + moved if phase in phases else moved
-    assert part is not None
-    nothing = array_namespace(part).zeros((part.shape[0], *steps, part.shape[-1]), dtype=part.dtype)
-    every = [phases.get(phase, nothing) for phase in itertools.product(*map(range, windows.stride))]
-    image = every[0] if len(every) == 1 else interleave(every, windows.stride, padded)
-    inside = zip(windows.padding, size, strict=True)
-    return image[(slice(None), *(slice(before, before + length) for (before, _), length in inside))]
+    xp, rank = array_namespace(arrays[0]), len(size)
+    steps = [-(-length // step) for length, step in zip(size, windows.stride, strict=True)]
+    phases = [_meeting(windows, place) for place in itertools.product(*map(range, windows.stride))]
+    shifts = [[shift[axis] for phase in phases for _, shift in phase] for axis in range(rank)]
+    front = [max(0, *(-one for one in each), 0) for each in shifts]
+    ends = zip(shifts, steps, arrays[0].shape[1:-1], strict=True)
+    back = [max(0, max(each) + n - have) for each, n, have in ends]
+    if any(front) or any(back):
+        arrays = [xp.pad(one, ((0, 0), *zip(front, back, strict=True), (0, 0))) for one in arrays]
+    parts = []
+    for phase in phases:
+        total = None
+        for number, shift in phase:
+            starts = [skip + at for skip, at in zip(front, shift, strict=True)]
+            place = (slice(None), *(slice(start, start + n) for start, n in zip(starts, steps, strict=True)))
+            one = term(number, *(array[place] for array in arrays))
+            total = one if total is None else total + one
+        nothing = arrays[0].shape[0], *steps, arrays[0].shape[-1]
+        parts.append(xp.zeros(nothing, dtype=arrays[0].dtype) if total is None else total)
+    return parts[0] if len(parts) == 1 else interleave(parts, windows.stride, size)
+
+
+def _meeting(windows: Windows, place: Sequence[int]) -> list[tuple[int, list[int]]]:
+    """Return the numbers of the taps that meet elements stride · j + place, and which windows', counted from j."""
+    found = []
+    for number, tap in enumerate(itertools.product(*map(range, windows.kernel))):
+        settings = zip(place, windows.padding, windows.dilation, tap, strict=True)
+        ways = [at + before - apart * k for at, (before, _), apart, k in settings]
+        if not any(way % step for way, step in zip(ways, windows.stride, strict=True)):
+            found.append((number, [way // step for way, step in zip(ways, windows.stride, strict=True)]))
+    return found
 
 
 # -------------------------------------------------------------------------------------------------- maximum
@@ -181,9 +196,14 @@ class MaxPoolGradient(Pooling):
     def compute(self, g: Array, a: Array, y: Array) -> Array:
         windows = self.windows(a.shape)
         xp = array_namespace(g)
-        zero = xp.zeros_like(g)
-        masks = first_maxima(pad_with_least(a, windows), y, windows)
-        return add_taps((xp.where(mask, g, zero) for mask in masks), windows, a.shape[1:-1])
+        # Numbers of taps beside g in its own dtype make vectors of one width; narrow ones cannot count far.
+        dtype = xp.float32 if np.dtype(g.dtype).itemsize < 4 else g.dtype
+        zero = xp.asarray(0, dtype=g.dtype)
+
+        def term(number: int, g: Array, first: Array) -> Array:
+            return xp.where(xp.equal(first, xp.asarray(number, dtype=dtype)), g, zero)
+
+        return gather_windows([g, first_maxima(a, y, windows, dtype)], term, windows, a.shape[1:-1])
 
     def gradient(self, out_grad: Tensor, node: Tensor) -> tuple[Tensor | None, ...]:
         _, a, y = node.inputs
@@ -202,10 +222,10 @@ class MaxPoolPick(Pooling):
     def compute(self, h: Array, a: Array, y: Array) -> Array:
         windows = self.windows(a.shape)
         xp = array_namespace(h)
-        masks = first_maxima(pad_with_least(a, windows), y, windows)
+        first = first_maxima(a, y, windows, xp.float32)
         picked = xp.zeros_like(y)
-        for mask, tap in zip(masks, taps(windows.pad(h), windows), strict=True):
-            picked = xp.where(mask, tap, picked)
+        for number, tap in enumerate(taps(windows.pad(h), windows)):
+            picked = xp.where(xp.equal(first, xp.asarray(number, dtype=xp.float32)), tap, picked)
         return picked
 
     def gradient(self, out_grad: Tensor, node: Tensor) -> tuple[Tensor | None, ...]:
@@ -338,7 +358,7 @@ class AvgPoolGradient(Averaging):
         if tuple(g.shape[1:-1]) != count:
             raise ShapeError(f"an image of {self.size} has {count} windows, the elements are {g.shape}")
         share = self.divide(g, windows, self.size)
-        return add_taps(iter([share] * math.prod(windows.kernel)), windows, self.size)
+        return gather_windows([share], lambda _, share: share, windows, self.size)
 
     def gradient(self, out_grad: Tensor, node: Tensor) -> Tensor:
         return AvgPool(self.kernel_size, self.stride, self.padding, self.count_include_pad, self.ceil_mode)(out_grad)

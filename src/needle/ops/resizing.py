@@ -13,8 +13,10 @@ import numpy as np
 from needle.autograd import Tensor
 from needle.errors import SettingError, ShapeError
 from needle.ops.arithmetic import add, multiply
+from needle.ops.broadcasting import broadcast_to
 from needle.ops.convolution import Lengths, per_axis
 from needle.ops.indexing import getitem
+from needle.ops.movement import reshape
 
 __all__ = ["resize"]
 
@@ -60,7 +62,9 @@ def resize(
     if align_corners and mode == "nearest":
         raise SettingError('resize: align_corners is of mode="bilinear"; the nearest element has no corners to align')
     for axis, length in enumerate(_new_size(a, size, scale_factor), start=1):
-        if mode == "nearest":
+        if mode == "nearest" and length % a.shape[axis] == 0:
+            a = _repeat(a, axis, length // a.shape[axis])
+        elif mode == "nearest":
             a = _look_up(a, axis, np.arange(length) * a.shape[axis] // length)
         elif length != a.shape[axis]:
             a = _interpolate(a, axis, length, align_corners)
@@ -77,6 +81,15 @@ def _new_size(a: Tensor, size: Lengths | None, scale_factor: float | None) -> tu
     if not 0 < scale_factor < float("inf"):
         raise SettingError(f"resize: scale_factor is a positive number, got {scale_factor}")
     return per_axis("resize: size", [int(length * scale_factor) for length in a.shape[1:-1]], a.ndim - 2, 1)
+
+
+def _repeat(a: Tensor, axis: int, times: int) -> Tensor:
+    """Repeat each element along an axis: so its gradient is a sum, where that of looking places up adds one by one."""
+    if times == 1:
+        return a
+    before, after = a.shape[: axis + 1], a.shape[axis + 1 :]
+    repeated = broadcast_to(reshape(a, (*before, 1, *after)), (*before, times, *after))
+    return reshape(repeated, (*before[:-1], before[-1] * times, *after))
 
 
 def _look_up(a: Tensor, axis: int, places: np.ndarray[tuple[int], np.dtype[np.int64]]) -> Tensor:
