@@ -83,6 +83,7 @@ def test_words_may_be_the_tokens(tmp_path):
         (["train", "--model", "convnet", "--num-blocks", "3"], "--num-blocks: convnet has no use for it"),
         (["train", "--model", "convnett"], "convnet"),
         (["train", "--seq-len", "3"], "--seq-len: mlp has no use for it"),
+        (["sample", "--top-p", "2"], "--top-p: must be more than 0 and at most 1, got 2"),
         (["sample"], "there is no model"),
         (["sample", "nowhere"], "nowhere"),
     ],

@@ -113,18 +113,20 @@ def whole(low: int, high: int | None = None) -> Callable[[str], int]:
     return parse
 
 
-def number(low: float, below: float = math.inf, *, above: bool = False) -> Callable[[str], float]:
-    """Return a type for argparse that takes finite numbers from `low` (not `low` itself where `above`), < `below`."""
-    bounds = (f"more than {low:g}" if above else f"{low:g} or more") + (
-        "" if below == math.inf else f" and less than {below:g}"
-    )
+def number(
+    low: float, below: float = math.inf, *, above: bool = False, most: float = math.inf
+) -> Callable[[str], float]:
+    """Return a type for argparse: finite numbers from `low` (not `low` itself where `above`), < `below`, ≤ `most`."""
+    bounds = f"more than {low:g}" if above else f"{low:g} or more"
+    bounds += "" if below == math.inf else f" and less than {below:g}"
+    bounds += "" if most == math.inf else f" and at most {most:g}"
 
     def parse(text: str) -> float:
         try:
             value = float(text)
         except ValueError:
             raise argparse.ArgumentTypeError(f"expected a number, got {text!r}") from None
-        if not (low < value if above else low <= value) or not value < below:
+        if not (low < value if above else low <= value) or not value < below or value > most:
             raise argparse.ArgumentTypeError(f"must be {bounds}, got {text}")
         return value
 
@@ -475,7 +477,7 @@ def _add_sample(commands: Any) -> None:
     parser.add_argument("--top-k", type=whole(1), metavar="N", help="draw from the N likeliest tokens (default: all)")
     parser.add_argument(
         "--top-p",
-        type=number(0, 1.0000001, above=True),
+        type=number(0, above=True, most=1),
         default=1.0,
         metavar="P",
         help="draw from the likeliest tokens that have this share of the probability (default: 1, all)",
