@@ -141,6 +141,8 @@ class Op:
     precision: Literal["narrow", "wide"] | None = None
     # For an operator that takes one element out of a TensorTuple: which. Its adjoints are put in their places together.
     element: int | None = None
+    # True for what gives results of something that is no graph: `check_cut` then says whether that matters.
+    is_cut: bool = False
 
     def __call__(self, *args: Value) -> Any:
         """Apply the operator to Tensors."""
@@ -169,6 +171,9 @@ class Op:
         if isinstance(adjoints, tuple):
             return adjoints
         return tuple(adjoints) if isinstance(adjoints, list) else (adjoints,)
+
+    def check_cut(self, wanted: Sequence[Tensor] | None) -> None:
+        """Where `is_cut`: raise if a gradient with respect to `wanted` (None for all) would have to go through."""
 
     def explain_failure(self, error: Exception, arrays: Sequence[Array]) -> NeedleError | None:
         """Say what a failure inside `compute` means, or None where the failure speaks for itself."""
@@ -550,7 +555,8 @@ class Tensor(TensorOperators, Value):
         return _rebuild, (type(self), self.numpy(), self.requires_grad)
 
     def __repr__(self) -> str:
-        return f"needle.Tensor({self})"
+        # Where the values are not there yet, a debugger still wants to see something.
+        return f"needle.Tensor({getattr(self.cached_data, 'placeholder', None) or self})"
 
     def __str__(self) -> str:
         return str(self.numpy())
@@ -694,7 +700,7 @@ def compute_gradient_of_variables(output_tensor: Tensor, out_grad: Tensor) -> No
     if not output_tensor.requires_grad:
         raise GradientError(
             "backward: this Tensor requires no gradient: nothing that it was computed from does, "
-            "or it was computed under no_grad, from detached data, or from what a compiled function returned"
+            "or it was computed under no_grad or from detached data"
         )
     if out_grad.shape != output_tensor.shape:
         raise ShapeError(f"backward: out_grad has shape {out_grad.shape}, the Tensor {output_tensor.shape}")
@@ -823,6 +829,9 @@ class _BackwardPass:
     def values(self) -> dict[Value, Any]:
         """Run the reverse pass and record no graph (lazy mode has nothing but graphs, so there it records one)."""
         order = self.order()
+        for node in order:
+            if node.op is not None and node.op.is_cut:
+                node.op.check_cut(self.wanted)
         self.leaf_arrays = [
             (node, weakref.ref(node.cached_data)) for node in order if node.op is None and node.requires_grad
         ]

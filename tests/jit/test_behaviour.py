@@ -1,6 +1,7 @@
 """What a compiled function is to its user: arguments and results, when it is traced again, errors, looking inside."""
 
 import os
+import random
 import subprocess
 import sys
 import threading
@@ -13,7 +14,9 @@ import pytest
 import needle as ndl
 from needle import nn, optim
 from needle.compiler import scalar
-from needle.errors import CompileError, DTypeError, NonFiniteError, SettingError, ShapeError, TraceError
+from needle.errors import CompileError, DTypeError, GradientError, NonFiniteError, SettingError, ShapeError, TraceError
+
+GENERATOR = np.random.default_rng(0)
 
 
 def tensor(*values, **options):
@@ -244,22 +247,31 @@ LINE = r"test_behaviour\.py:\d+"
 @pytest.mark.parametrize(
     ("function", "message"),
     [
-        (lambda x: x if x.sum() > 0 else -x, "a branch on a value .* choose with ndl.where"),
-        (lambda x: x * float(x.sum()), r"float\(\) of a value .*convert it outside"),
-        (lambda x: x.numpy(), "the values as a NumPy array .*convert it outside"),
-        (lambda x: x.sum().item(), "the value of an element is not there while a program is traced"),
+        (lambda x: x if x.sum() > 0 else -x, "a branch on a value .* needs values, .* choose with ndl.where"),
+        (lambda x: x * float(x.sum()), r"float\(\) of a value needs values.*look at it outside.*\n  .*float\(x.sum"),
+        (lambda x: x.numpy(), "the values as a NumPy array.*look at it outside"),
+        (
+            lambda x: x.sum().item(),
+            "the value of an element needs values, and a function has none while it is compiled",
+        ),
         (lambda x: [1, 2][int(ndl.argmax(x, 0))], r"int\(\) of a value"),
         (lambda x: x[x > 0], "a mask made of values"),
         (lambda x: f"{x}", "the values as a NumPy array"),
-        (lambda x: x * np.random.rand(), "draws from NumPy's generator by itself.*ndl.init.rand"),
+        (lambda x: np.nonzero(x.cached_data), "np.nonzero, whose result is as long as the values say.*ndl.where"),
+        (lambda x: np.unique(x.cached_data), "np.unique, whose result is as long as the values say"),
+        (lambda x: np.cross(x.cached_data, x.cached_data), "np.cross cannot be compiled.*needle.ops"),
+        (lambda x: x * random.random(), "draws from Python's random, .*ndl.init.rand"),
+        (lambda x: x * float(GENERATOR.random()), "draws from a Generator of its own"),
+        (lambda x: x * np.random.rand(), "draws from NumPy's global generator.*ndl.init.rand"),
     ],
 )
 def test_what_cannot_be_compiled_is_one_error_with_the_line(function, message):
-    state = np.random.get_state()[2]
+    state, python, own = np.random.get_state()[2], random.getstate(), GENERATOR.bit_generator.state
     with pytest.raises(TraceError, match=message) as raised:
         ndl.jit(function)(tensor(1, 2))
-    assert "generator" in str(raised.value) or __import__("re").search(LINE, str(raised.value))
-    assert np.random.get_state()[2] == state
+    assert "draws from" in str(raised.value) or __import__("re").search(LINE, str(raised.value))
+    assert (np.random.get_state()[2], random.getstate()) == (state, python)
+    assert GENERATOR.bit_generator.state == own
 
 
 def test_a_tensor_that_leaks_is_an_error_with_the_line():
@@ -278,6 +290,69 @@ def test_a_tensor_that_leaks_is_an_error_with_the_line():
     with pytest.raises(TraceError, match=rf"a Tensor at .*{LINE} .*kept outside of it.*return it from the function"):
         ndl.jit(step)(tensor(1, 1))
     assert (opt.t, w.grad, w.numpy().tolist()) == (0, None, [1, 2])
+
+
+class Keeping(nn.Module):
+    def forward(self, x):
+        self.last = x * 2
+        return self.last + 1
+
+
+def test_a_tensor_that_leaks_is_told_where_it_is_kept():
+    model = Keeping()
+    with pytest.raises(TraceError, match=r"kept outside of it, in the attribute last of Keeping, .*return it"):
+        ndl.jit(model)(tensor(1))
+    with pytest.raises(TraceError, match=rf"this Tensor was made at .*{LINE} while a function was compiled, and never"):
+        (model.last + 1).numpy()
+    kept = {}
+    with pytest.raises(TraceError, match=r"kept outside of it, in a dict, under 'x'"):
+        ndl.jit(lambda x: kept.setdefault("x", (x * 2) + 1).sum())(tensor(1))
+    kept = []
+    with pytest.raises(TraceError, match=r"kept outside of it, in a list, .*not in objects of other classes"):
+        ndl.jit(lambda x: kept.append(x * 2) or x)(tensor(1))
+
+
+def test_a_tensor_without_values_is_shown_in_a_debugger():
+    shown = []
+    with pytest.warns(UserWarning, match="sets shown"):
+        ndl.jit(lambda x: shown.append(repr(x * 2)) or x)(tensor(1, 2))
+    assert shown == ["needle.Tensor(no values while it is compiled, float32[2])"]
+
+
+def test_what_is_no_function_is_refused():
+    def generator(x):
+        yield x
+
+    async def coroutine(x):
+        return x
+
+    for wrong, message in [
+        (3, "got int"),
+        (nn.Linear, "Linear is a class"),
+        (generator, "generator is a generator or a coroutine"),
+        (coroutine, "coroutine is a generator or a coroutine"),
+    ]:
+        with pytest.raises(SettingError, match=message):
+            ndl.jit(wrong)
+    for check in (-1, 0.5):
+        with pytest.raises(SettingError, match="check is how many first calls"):
+            ndl.jit(check=check)(lambda x: x)
+
+
+def test_gradients_never_stop_silently_at_a_compiled_result():
+    w = tensor(1, 2)
+    square = ndl.jit(lambda x: (x * x).sum())
+    for wrong in (ndl.grad(square), ndl.value_and_grad(lambda x: square(x * 2) + x.sum())):
+        with pytest.raises(GradientError, match="a Tensor that a compiled function returned"):
+            wrong(tensor(3, 4))
+    teacher = square(w)
+    assert ndl.grad(lambda x: (x * x).sum() + teacher)(tensor(3, 4)).numpy().tolist() == [6, 8]
+    with ndl.no_grad():
+        assert not square(w).requires_grad
+    checked = ndl.jit(lambda x: (x * x).sum(), check=1)
+    for _ in range(2):
+        with pytest.raises(GradientError, match="a Tensor that a compiled function returned"):
+            checked(w).backward()
 
 
 def test_errors_of_operators_are_the_eager_ones():

@@ -1,8 +1,9 @@
 """What changes outside of a compiled function between its calls is seen by the next one."""
 
+import os
 from dataclasses import dataclass, field
 from functools import partial
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
@@ -282,3 +283,228 @@ def test_parameters_added_to_what_is_forgotten_are_seen():
     other.grad = tensor(1.0)
     step(tensor(1))
     assert other.grad is None
+
+
+# ----------------------------------------------------------------------- however a function comes by what it uses
+
+
+class OfClass:
+    scale = 2.0
+    table = {"scale": 2.0}  # noqa: RUF012  shared by all, which is what is tested
+
+
+SETTING = Config()
+
+
+def set_class_attribute():
+    OfClass.scale = 3.0
+
+
+def default_object():
+    config = Config()
+
+    def f(x, config=config):
+        return x * config.inner.scale
+
+    return f, lambda: set_inner(config)
+
+
+def default_list():
+    sizes = [2.0]
+
+    def f(x, *, sizes=sizes):
+        return x * sizes[0]
+
+    return f, lambda: sizes.__setitem__(0, 3.0)
+
+
+def function_in_a_list():
+    sizes = [2.0]
+    functions = [lambda x: x * sizes[0]]
+    return lambda x: functions[0](x) + 0, lambda: sizes.__setitem__(0, 3.0)
+
+
+def closures_of_one_code():
+    def scaled_by(sizes):
+        return lambda x: x * sizes[0]
+
+    first, second = [1.0], [2.0]
+    functions = [scaled_by(first), scaled_by(second)]
+    return lambda x: functions[1](functions[0](x)), lambda: second.__setitem__(0, 3.0)
+
+
+def function_of_a_module():
+    sizes = [2.0]
+    model = nn.Sequential(nn.Identity())
+    model.act = lambda x: x * sizes[0]
+    return lambda x: model.act(model(x)), lambda: sizes.__setitem__(0, 3.0)
+
+
+def function_that_a_library_calls():
+    sizes = [2.0]
+    table = {"f": [partial(lambda scale, x: x * scale * sizes[0], 1.0)]}
+    return lambda x: next(map(table["f"][0], [x])), lambda: sizes.__setitem__(0, 3.0)
+
+
+def object_in_a_partial():
+    config = Config()
+    inner = partial(lambda config, x: x * config.inner.scale, config)
+    return lambda x: inner(x) + 0, lambda: set_inner(config)
+
+
+def attribute_of_a_python_module():
+    module = ModuleType("settings_of_a_user")
+    module.scale = 2.0
+    return lambda x: x * module.scale, lambda: setattr(module, "scale", 3.0)
+
+
+def attribute_by_name():
+    config = Config()
+    return lambda x: x * getattr(config.inner, "scale"), lambda: set_inner(config)  # noqa: B009
+
+
+def small_array():
+    scales = np.array([2.0, 5.0])
+    return lambda x: x * float(scales[0]), lambda: scales.__setitem__(0, 3.0)
+
+
+REACHED = {
+    "class attribute": lambda: (lambda x: x * OfClass.scale, lambda: setattr(OfClass, "scale", 3.0)),
+    "class attribute of an instance": lambda: (lambda x: x * OfClass().scale, lambda: setattr(OfClass, "scale", 3.0)),
+    "dict of a class": lambda: (lambda x: x * OfClass.table["scale"], lambda: OfClass.table.update(scale=3.0)),
+    "default": default_object,
+    "keyword default": default_list,
+    "function in a list": function_in_a_list,
+    "closures of one code": closures_of_one_code,
+    "function of a module": function_of_a_module,
+    "function that a library calls": function_that_a_library_calls,
+    "partial": object_in_a_partial,
+    "attribute of a Python module": attribute_of_a_python_module,
+    "attribute by name": attribute_by_name,
+    "global by name": lambda: (lambda x: x * globals()["FACTOR"], lambda: globals().update(FACTOR=3.0)),
+    "environment": lambda: (
+        lambda x: x * float(os.environ.get("NEEDLE_TEST_SCALE", "2")),
+        lambda: os.environ.update(NEEDLE_TEST_SCALE="3"),
+    ),
+    "array": small_array,
+}
+
+
+@pytest.mark.parametrize("name", REACHED)
+def test_what_a_function_comes_by_in_any_way_is_seen(name, monkeypatch):
+    monkeypatch.setattr(OfClass, "scale", 2.0)
+    monkeypatch.setitem(OfClass.table, "scale", 2.0)
+    monkeypatch.setitem(globals(), "FACTOR", 2.0)
+    monkeypatch.delenv("NEEDLE_TEST_SCALE", raising=False)
+    fn, change = REACHED[name]()
+    f = ndl.jit(fn)
+    for _ in range(2):
+        assert f(tensor(1, 2)).numpy().tolist() == [2, 4]
+    change()
+    for _ in range(2):
+        assert f(tensor(1, 2)).numpy().tolist() == [3, 6]
+    assert f.cache_info().traces == 2
+    monkeypatch.delenv("NEEDLE_TEST_SCALE", raising=False)
+
+
+def test_what_the_callers_use_is_no_reason():
+    epoch = [0]
+    f = ndl.jit(lambda x: x * 2)
+
+    def train():
+        epoch[0] += 1
+        return f(tensor(1)) if epoch else None
+
+    for _ in range(3):
+        train()
+    assert f.cache_info().traces == 1
+
+
+def test_arrays_that_a_program_reads_anew_may_change():
+    array = np.array([2.0], dtype=np.float32)
+    f = ndl.jit(lambda x: x * ndl.Tensor(array))
+    f(tensor(1))
+    array[0] = 3
+    assert f(tensor(1)).numpy().tolist() == [3]
+    assert f.cache_info().traces == 1
+
+
+# ----------------------------------------------------------------------------- what a function changes in Python
+
+
+class Counting(nn.Module):
+    def __init__(self):
+        self.calls = 0
+
+    def forward(self, x):
+        self.calls += 1
+        return x * self.calls
+
+
+def test_a_count_that_a_program_would_not_go_on_with_is_warned_of():
+    f = ndl.jit(Counting())
+    with pytest.warns(UserWarning, match=r"Counting changes Counting.calls from 0 to 1\. .*nn\.Buffer") as warned:
+        f(tensor(1))
+    assert warned[0].filename == __file__
+    calls = SimpleNamespace(count=0)
+    seen = []
+
+    def count(x):
+        calls.count += 1
+        seen.append(calls.count)
+        return x
+
+    with pytest.warns(UserWarning) as warned:
+        ndl.jit(count)(tensor(1))
+    texts = "\n".join(str(one.message) for one in warned)
+    assert "count changes calls.count from 0 to 1" in texts
+    assert "count sets seen[0] to 1" in texts
+
+
+def test_what_is_made_once_is_not_warned_of(recwarn):
+    class Lazy(nn.Module):
+        size = None
+
+        def forward(self, x):
+            if self.size is None:
+                self.size = x.shape
+            return x * self.size[0]
+
+    f = ndl.jit(Lazy())
+    assert f(tensor(1, 2)).numpy().tolist() == [2, 4]
+    assert not recwarn.list
+
+
+# ------------------------------------------------------------------------------------------- what explain() says
+
+
+def test_explain_names_arguments_and_places():
+    class Kind:
+        pass
+
+    f = ndl.jit(lambda x, options=None, *, scale=1: x * scale)
+    f(tensor(1))
+    f(tensor(1, 2))
+    f(tensor(1), {"a": [1, {"b": 2}]})
+    f(tensor(1), {"a": [1, {"b": 3}]})
+    f(tensor(1), {"a": [1]})
+    f(tensor(1), {"z": [1]})
+    f(tensor(1), scale=2)
+    with pytest.warns(UserWarning, match="traced 9 times") as warned:
+        f(tensor(1), Kind())
+        f(tensor(1), Kind())
+    assert warned[0].filename == __file__
+    assert f.explain().splitlines() == [
+        "trace 2: argument x: Tensor float32 (1,), requires_grad, now Tensor float32 (2,), requires_grad",
+        "trace 3: argument x: Tensor float32 (2,), requires_grad, now Tensor float32 (1,), requires_grad",
+        "trace 4: argument options['a'][1]['b']: 2, now 3",
+        "trace 5: argument options['a']: list of 2, now list of 1",
+        "trace 6: argument options: dict with 'a', now dict with 'z'",
+        "trace 7: argument options: dict with 'z', now not given",
+        "trace 8: argument scale: 2, now not given",
+        "trace 9: argument options: Kind, now another Kind",
+    ]
+    g = ndl.jit(lambda x, n: x * n, static="n")
+    g(tensor(1), 2)
+    g(tensor(1), 3)
+    assert g.explain() == "trace 2: argument n: 2, now 3"

@@ -220,7 +220,7 @@ def reduce_by_ufunc(ufunc: np.ufunc, x: Any, axis: Any = 0, **options: Any) -> t
         "logical_and": all,
     }
     if ufunc.__name__ not in by_name:
-        raise trace.trace_error(f"np.{ufunc.__name__}.reduce")
+        raise trace.uncompiled_error(f"np.{ufunc.__name__}.reduce")
     return by_name[ufunc.__name__](x, axis, **options)
 
 
@@ -477,7 +477,10 @@ def _full_index(x: trace.TracedArray, index: Any) -> list[Any]:
     parts: list[Any] = []
     for part in index if isinstance(index, tuple) else (index,):
         if isinstance(part, trace.TracedArray) and part.dtype.kind == "b":
-            raise trace.trace_error("a mask made of values, whose result has no fixed shape,", "choose with ndl.where")
+            raise trace.trace_error(
+                "a mask made of values, whose result has no fixed shape, cannot be compiled",
+                "keep the shape and choose with ndl.where, or select outside of the compiled function",
+            )
         if isinstance(part, (list, np.ndarray)) and np.asarray(part).dtype.kind == "b":
             parts.extend(np.nonzero(part))
         elif isinstance(part, list):

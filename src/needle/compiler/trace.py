@@ -8,11 +8,13 @@ negative indices) becomes nodes of its own. NumPy's own functions work on traced
 
 from __future__ import annotations
 
+import linecache
 import math
 import operator
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from types import FrameType
 from typing import Any, ClassVar, NoReturn
 
 import numpy as np
@@ -73,13 +75,16 @@ class TracedArray:
         if method == "reduce":
             return self.namespace.reduce_by_ufunc(ufunc, *inputs, **options)
         if method != "__call__" or options:
-            raise trace_error(f"np.{ufunc.__name__}.{method} with {sorted(options)}")
+            raise uncompiled_error(f"np.{ufunc.__name__}.{method} with {sorted(options)}")
         if ufunc is np.matmul:
             return self.namespace.matmul(*inputs)
         return apply_ufunc(ufunc, *inputs)
 
     def __array_function__(self, function: Callable[..., Any], types: Any, args: Any, options: Any) -> Any:
-        return getattr(self.namespace, function.__name__)(*args, **options)
+        known = getattr(self.namespace, function.__name__, None)
+        if known is None:
+            raise uncompiled_error(f"np.{function.__name__}", function.__name__ in _OF_NO_FIXED_SHAPE)
+        return known(*args, **options)
 
     # ---------------------------------------------------------------------------------------------- operators
 
@@ -226,19 +231,22 @@ class TracedArray:
         return (self[i] for i in range(len(self)))
 
     def __bool__(self) -> bool:
-        raise trace_error("a branch on a value (if, while, and, or, not, bool())", "choose with ndl.where")
+        raise self._without_values(
+            "a branch on a value (if, while, and, or, not, bool())",
+            "choose with ndl.where, or decide outside and pass a Python bool or number, each of which gets its program",
+        )
 
     def __float__(self) -> float:
-        raise trace_error("float() of a value", "return it from the function and convert it outside")
+        raise self._without_values("float() of a value", _OUTSIDE)
 
     def __int__(self) -> int:
-        raise trace_error("int() of a value", "return it from the function and convert it outside")
+        raise self._without_values("int() of a value", _OUTSIDE)
 
     def __index__(self) -> int:
-        raise trace_error("a value as an index of Python", "index with the Tensor itself")
+        raise self._without_values("a value as a number of Python", "pass the number itself, or index with the Tensor")
 
     def __array__(self, *_: Any, **__: Any) -> NoReturn:
-        raise trace_error("the values as a NumPy array", "return the Tensor from the function and convert it outside")
+        raise self._without_values("the values as a NumPy array, or printed,", _OUTSIDE)
 
     def get(self) -> NoReturn:
         """Refuse to give the values to the host."""
@@ -246,27 +254,70 @@ class TracedArray:
 
     def item(self) -> NoReturn:
         """Refuse: there is no value yet."""
-        raise trace_error("the value of an element", "return it from the function and convert it outside")
+        raise self._without_values("the value of an element", _OUTSIDE)
+
+    def _without_values(self, what: str, remedy: str) -> TraceError:
+        """Return the error for what needs values."""
+        if tracing.recorder() is not None:
+            return trace_error(f"{what} needs values, and a function has none while it is compiled", remedy)
+        made = f" at {self.node.source}" if self.node.source else ""
+        return TraceError(
+            f"this Tensor was made{made} while a function was compiled, and never gets values: return it from "
+            "the function"
+        )
+
+    @property
+    def placeholder(self) -> str:
+        """What is printed in the place of values."""
+        return f"no values while it is compiled, {self.node}"
 
     def __repr__(self) -> str:
         return f"TracedArray({self.node})"
 
 
-def trace_error(what: str, remedy: str = "") -> TraceError:
-    """Say what a trace cannot do, where the user's program asked for it, and what to do instead."""
+_OUTSIDE = (
+    "return the Tensor from the function and look at it outside, or run without compiling (NEEDLE_JIT=0, or "
+    "with ndl.jit.disabled():)"
+)
+# NumPy's functions whose result is as long as the values say.
+_OF_NO_FIXED_SHAPE = frozenset(
+    {"argwhere", "compress", "extract", "flatnonzero", "nonzero", "trim_zeros", "unique", "union1d", "intersect1d"}
+)
+
+
+def trace_error(what: str, remedy: str) -> TraceError:
+    """Say what cannot be compiled, the line of the user's program that asked for it, and what to do instead."""
     source = user_source()
-    where = f" at {source}" if source else ""
-    return TraceError(f"{what} is not there while a program is traced{where}" + (f": {remedy}" if remedy else ""))
+    if source is None:
+        return TraceError(f"{what}: {remedy}")
+    line = linecache.getline(source.file, source.line).strip()
+    return TraceError(f"{what}, at {source}: {remedy}" + (f"\n  {line}" if line else ""))
+
+
+def uncompiled_error(what: str, shape_depends_on_values: bool = False) -> TraceError:
+    """Say that a function of NumPy's has no compiled form."""
+    if shape_depends_on_values:
+        what = f"{what}, whose result is as long as the values say, has no fixed shape and cannot be compiled"
+        return trace_error(
+            what, "keep the shape and choose with ndl.where, or call it outside of the compiled function"
+        )
+    return trace_error(f"{what} cannot be compiled", "write it with the functions of needle.ops")
 
 
 def user_source() -> Source | None:
     """Return the innermost line of the call stack that is not Needle's own."""
+    frame = user_frame()
+    return None if frame is None else Source(frame.f_code.co_filename, frame.f_lineno)
+
+
+def user_frame() -> FrameType | None:
+    """Return the innermost frame of the call stack that is not Needle's own."""
     frame = sys._getframe(1)
     while frame.f_code.co_filename.startswith(_PACKAGE):
         if frame.f_back is None:
             return None
         frame = frame.f_back
-    return Source(frame.f_code.co_filename, frame.f_lineno)
+    return frame
 
 
 def traced(primitive: str, *inputs: Node, **params: Any) -> TracedArray:
@@ -309,7 +360,7 @@ def broadcast_node(node: Node, shape: Sequence[int]) -> Node:
 def apply_ufunc(ufunc: np.ufunc, *operands: Any) -> TracedArray:
     """Record an elementwise function of NumPy, with the broadcasts and casts that NumPy would do."""
     if ufunc.__name__ not in UFUNC_OF:
-        raise trace_error(f"np.{ufunc.__name__}", "write it with the functions of needle.ops")
+        raise uncompiled_error(f"np.{ufunc.__name__}")
     dtypes = tuple(map(node_dtype, operands))
     loop = ufunc.resolve_dtypes((*dtypes, *[None] * ufunc.nout))
     shape = np.broadcast_shapes(*map(_shape, operands))
@@ -321,17 +372,6 @@ def _shape(operand: Any) -> tuple[int, ...]:
     if isinstance(operand, tracing.HostNumber):
         return ()
     return operand.shape if isinstance(operand, TracedArray) else np.shape(operand)
-
-
-def concrete(value: Any, what: str) -> NDArray[Any]:
-    """Return values that must be known while tracing.
-
-    Raises:
-        TraceError: they are traced.
-    """
-    if isinstance(value, TracedArray):
-        raise trace_error(what)
-    return np.asarray(value)
 
 
 def as_axes(axis: Any, ndim: int) -> tuple[int, ...]:

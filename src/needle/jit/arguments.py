@@ -6,7 +6,7 @@ values, and the same objects where something is neither.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,7 @@ from needle.autograd import Tensor, Value
 from needle.compiler import TracedArray
 from needle.errors import DTypeError
 
-__all__ = ["describe_difference", "flatten", "key_of", "map_leaves"]
+__all__ = ["describe_difference", "flatten", "key_of", "keywords_key", "map_leaves"]
 
 # Compared by value. Floats by their bits, so that NaN is itself and 0.0 is not −0.0.
 _PLAIN = (bool, int, str, bytes, type(None), complex, np.generic, np.dtype, slice, range)
@@ -77,36 +77,71 @@ def key_of(value: Any, leaves: list[Any], objects: list[Any]) -> Hashable:  # no
     if isinstance(value, Value):
         raise DTypeError("a compiled function takes a tuple of Tensors, not a TensorTuple: pass one.tuple()")
     objects.append(value)
-    return "object", id(value)
+    return "object", getattr(value, "__name__", type(value).__name__), id(value)
 
 
-def describe_difference(old: Any, new: Any, where: str = "the arguments") -> tuple[str, str, str]:
-    """Say where two keys differ first: the place, what was there, and what is."""
-    if where == "the arguments" and isinstance(old, tuple) and isinstance(new, tuple) and len(old) == len(new):
-        number, one, other = next((i, a, b) for i, (a, b) in enumerate(zip(old, new, strict=True)) if a != b)
-        return describe_difference(one, other, f"argument {number}")
-    same_kind = isinstance(old, tuple) and isinstance(new, tuple) and len(old) == len(new) and old[:1] == new[:1]
-    if same_kind and not _is_leaf(old):
-        for number, (one, other) in enumerate(zip(old, new, strict=True)):
-            if one != other:
-                return describe_difference(one, other, f"{where}[{number - 1}]")
-    return where, _readable(old), _readable(new)
+def describe_difference(old: Any, new: Any, names: Sequence[str]) -> tuple[str, str, str]:
+    """Say where the keys of two calls differ first: the place, what was there, and what is.
+
+    Args:
+        old, new: keys, a tuple with one for each positional argument, and `keywords_key` behind them.
+        names: those of the function's parameters.
+    """
+    before, after = _by_name(old, names), _by_name(new, names)
+    for name in {**before, **after}:
+        if name not in before or name not in after:
+            was, now = (_readable(one[name]) if name in one else "not given" for one in (before, after))
+            return f"argument {name}", was, now
+        if before[name] != after[name]:
+            return _difference_inside(f"argument {name}", before[name], after[name])
+    return "the order of named arguments", ", ".join(before), ", ".join(after)
 
 
-def _is_leaf(key: Any) -> bool:
-    return not any(isinstance(one, tuple) and one and isinstance(one[0], (str, type)) for one in key[1:])
+def keywords_key(parts: Iterable[tuple[str, Hashable]]) -> Hashable:
+    """Return the key of named arguments."""
+    return "keywords", *parts
 
 
-def _readable(key: Any) -> str:
-    if not isinstance(key, tuple) or not key:
-        return repr(key)
-    if key[0] in ("Tensor", "array"):
-        grad = ", requires_grad" if key[0] == "Tensor" and key[3] else ""
-        return f"{key[0]} {key[2]} {key[1]}{grad}"
-    if key[0] is float:
+def _by_name(key: Any, names: Sequence[str]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for number, part in enumerate(key):
+        if part[0] == "keywords":
+            found.update(part[1:])
+        else:
+            found[names[number] if number < len(names) else str(number)] = part
+    return found
+
+
+def _difference_inside(where: str, old: Any, new: Any) -> tuple[str, str, str]:
+    """Go down to what differs where two containers are of one form."""
+    if old[0] is new[0] and len(old) == len(new) and isinstance(old[0], type):
+        if issubclass(old[0], dict) and old[1] == new[1]:
+            inside = [(repr(name), a, b) for name, a, b in zip(old[1], old[2:], new[2:], strict=True)]
+        elif issubclass(old[0], (tuple, list)):
+            inside = [(str(number), a, b) for number, (a, b) in enumerate(zip(old[1:], new[1:], strict=True))]
+        else:
+            inside = []
+        for name, a, b in inside:
+            if a != b:
+                return _difference_inside(f"{where}[{name}]", a, b)
+    other = "another " if _readable(old) == _readable(new) else ""
+    return where, _readable(old), other + _readable(new)
+
+
+def _readable(key: Any) -> str:  # noqa: PLR0911  one line a kind
+    """Return what a key says, for people."""
+    kind = key[0]
+    if kind in ("Tensor", "array"):
+        grad = ", requires_grad" if kind == "Tensor" and key[3] else ""
+        return f"{kind} {key[2]} {key[1]}{grad}"
+    if kind == "again":
+        return f"the Tensor that is leaf {key[1]} already"
+    if kind == "object":
+        return str(key[1])
+    if kind == "static":
+        return repr(key[2])
+    if kind is float:
         return repr(float.fromhex(key[1]))
-    if isinstance(key[0], type) and len(key) == 2 and not isinstance(key[1], tuple):
-        return repr(key[1])
-    if key[0] == "object":
-        return "an object"
-    return f"{key[0].__name__ if isinstance(key[0], type) else key[0]} of {len(key) - 1}"
+    if issubclass(kind, dict):
+        return f"{kind.__name__} with {', '.join(map(repr, key[1])) or 'no keys'}"
+    return f"{kind.__name__} of {len(key) - 1}" if issubclass(kind, (tuple, list)) else repr(key[1])

@@ -18,8 +18,9 @@ from needle.dtype import is_floating
 from needle.errors import CompileError
 from needle.jit.arguments import flatten
 from needle.jit.finite import is_finite, non_finite_error
-from needle.jit.program import CompiledCall, find_tensor
+from needle.jit.program import CompiledCall
 from needle.jit.recorder import OperatorResult
+from needle.jit.results import find_tensor, without_graph
 
 __all__ = ["check_finite", "compare_with_eager"]
 
@@ -95,7 +96,7 @@ def compare_with_eager(
     now = Snapshot(program, leaves)
     what = _difference(compiled, after, eager, now)
     if what is None:
-        return returned
+        return without_graph(returned)
     program.recorder.undo_effects()
     before.go_back()
     with _effects_undone(program), _nudged(before, leaves):
@@ -103,7 +104,7 @@ def compare_with_eager(
         moved = Snapshot(program, leaves)
     before.go_back()
     if _difference(compiled, after, eager, now, (rerun, moved)) is None:
-        return fn(*args, **kwargs)
+        return without_graph(fn(*args, **kwargs))
     first = _first_difference(program, leaves, results.found)
     before.go_back()
     raise CompileError(f"the compiled call differs from the eager one in {what}{first}. State is as before the call")

@@ -6,7 +6,6 @@ import functools
 import inspect
 import os
 import threading
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Generic, NamedTuple, ParamSpec, TypeVar, overload
@@ -15,14 +14,16 @@ import numpy as np
 
 from needle import autograd, tracing
 from needle.autocasting import autocast_dtype
-from needle.errors import SettingError, TraceError
-from needle.jit.arguments import describe_difference, key_of, map_leaves
+from needle.errors import SettingError
+from needle.jit.arguments import describe_difference, flatten, key_of, keywords_key, map_leaves
 from needle.jit.comparison import check_finite, compare_with_eager
 from needle.jit.finite import is_watching
+from needle.jit.free_objects import free_objects
+from needle.jit.leaks import leak_error
 from needle.jit.lowered import Lowered
-from needle.jit.module_guard import free_objects
 from needle.jit.program import CompiledCall
-from needle.jit.recorder import ArgumentPlace, Recorder, leaked, watching
+from needle.jit.recorder import ArgumentPlace, Recorder, watching
+from needle.jit.side_effects import BeforeTrace, warn_user
 
 __all__ = ["CacheInfo", "JitFunction", "disabled", "jit"]
 
@@ -84,6 +85,9 @@ class JitFunction(Generic[_P, _R]):
     """A function that is compiled when it is called: see `jit`."""
 
     def __init__(self, fn: Callable[_P, _R], static: Sequence[str | int] = (), check: int = 0) -> None:
+        _check_function(fn)
+        if int(check) != check or check < 0:
+            raise SettingError(f"jit: check is how many first calls also run eagerly, 0 or more; got {check!r}")
         functools.update_wrapper(self, fn)
         self.fn = fn
         self.__name__: str = getattr(fn, "__name__", type(fn).__name__)
@@ -125,7 +129,7 @@ class JitFunction(Generic[_P, _R]):
         objects: list[Any] = []
         key = self._key(args, kwargs, leaves, objects)
         if tracing.active and is_watching():
-            key = ("watched", key)
+            key = (*key, keywords_key([("debug_nan", ("static", bool, True))]))
         program = self._program(key, leaves)
         return self._trace(key, args, kwargs, leaves, objects) if program is None else program
 
@@ -134,13 +138,16 @@ class JitFunction(Generic[_P, _R]):
             return self._key_with_static(args, kwargs, leaves, objects)
         parts = [key_of(one, leaves, objects) for one in args]
         if kwargs:
-            parts.append(tuple((name, key_of(kwargs[name], leaves, objects)) for name in kwargs))
+            parts.append(keywords_key((name, key_of(kwargs[name], leaves, objects)) for name in kwargs))
         return tuple(parts)
 
     def _key_with_static(
         self, args: tuple[Any, ...], kwargs: dict[str, Any], leaves: list[Any], objects: list[Any]
     ) -> Any:
-        bound = inspect.signature(self.fn).bind(*args, **kwargs)
+        try:
+            bound = inspect.signature(self.fn).bind(*args, **kwargs)
+        except TypeError as error:
+            raise TypeError(f"{self.__name__}: {error}") from None
         parts: list[Any] = []
         for name, value in bound.arguments.items():
             if name not in self.static:
@@ -153,15 +160,20 @@ class JitFunction(Generic[_P, _R]):
                     f"{self.__name__}: the static argument {name} is compared by value, so it must be hashable, "
                     f"and {type(value).__name__} is not: pass a tuple, or leave it out of static="
                 ) from None
-            parts.append((name, type(value), value))
-        return tuple(parts)
+            if flatten(value):
+                raise SettingError(
+                    f"{self.__name__}: the static argument {name} holds a Tensor or an array, which are not compared "
+                    "by value: leave it out of static="
+                )
+            parts.append((name, ("static", type(value), value)))
+        return (keywords_key(parts),)
 
     def _program(self, key: Any, leaves: list[Any]) -> CompiledCall | None:
         """Return the program for a call, None where none fits; the one used last is tried first."""
         programs = self._programs.get(key)
         if programs is None:
             if self._programs:
-                where, old, new = describe_difference(next(reversed(self._programs)), key)
+                where, old, new = describe_difference(next(reversed(self._programs)), key, _parameters(self.fn))
                 self._note(f"{where}: {old}, now {new}")
             return None
         for number, program in enumerate(programs):
@@ -179,11 +191,10 @@ class JitFunction(Generic[_P, _R]):
         self._reasons.append(reason)
         if len(self._reasons) >= _MANY_TRACES and not self._warned:
             self._warned = True
-            warnings.warn(
+            warn_user(
                 f"{self.__name__} has been traced {len(self._reasons) + 1} times; the last time because of "
                 f"{reason}. Tracing costs far more than a call: pass what changes as a Tensor "
-                "(explain() lists the reasons)",
-                stacklevel=5,
+                "(explain() lists the reasons)"
             )
 
     def _trace(
@@ -258,7 +269,8 @@ def follow_call(
         TraceError: the function does something that a program cannot: it looks at values, or keeps traced Tensors.
     """
     recorder = Recorder(leaves)
-    state = np.random.get_state()
+    given = [*args, *kwargs.values()]
+    before = BeforeTrace(fn, given)
     mode = autograd.is_recording()
     numbers: dict[int, int] = {id(leaf): number for number, leaf in enumerate(leaves)}  # of arrays among the arguments
 
@@ -272,27 +284,48 @@ def follow_call(
         with watching(recorder):
             recorder.guard(autocast_dtype, "the dtype of autocast")
             result = fn(*positional, **named)
-            _check_numpy_draws(state)
-            objects = free_objects(fn, [*args, *kwargs.values()], recorder.modules.values())
+            before.check_draws()
+            modules = recorder.modules.values()
+            objects = free_objects(fn, given, modules, recorder.called_code(), recorder.array_ids())
             program = CompiledCall(recorder, result, objects, mode, overwrite)
     finally:
         recorder.undo_effects()
     del result
     recorder.forget_values()
-    error = leaked(recorder)
+    error = leak_error(recorder)
     if error is not None:
         raise error
+    before.warn_of_changes(recorder.settings)
     return program
 
 
-def _check_numpy_draws(before: Any) -> None:
-    after: Any = np.random.get_state()
-    if before[2] != after[2] or before[3] != after[3] or not np.array_equal(before[1], after[1]):
-        np.random.set_state(before)
-        raise TraceError(
-            "the function draws from NumPy's generator by itself, and a program would repeat the same numbers: draw "
-            "with ndl.init.rand, randn or randb, or outside of the function"
+def _check_function(fn: Any) -> None:
+    """Refuse what a program cannot be made of.
+
+    Raises:
+        SettingError: it is no function, or one that does not run when it is called.
+    """
+    code = getattr(fn, "forward", fn)
+    if not callable(fn):
+        raise SettingError(f"jit: compiles a function, a method or a module; got {type(fn).__name__}")
+    if inspect.isclass(fn):
+        raise SettingError(
+            f"jit: compiles functions and modules, and {fn.__name__} is a class: compile a method, or an instance"
         )
+    if inspect.isgeneratorfunction(code) or inspect.iscoroutinefunction(code) or inspect.isasyncgenfunction(code):
+        raise SettingError(
+            f"jit: {getattr(fn, '__name__', type(fn).__name__)} is a generator or a coroutine, which has not run yet "
+            "when its call returns: compile a function that returns its results"
+        )
+
+
+def _parameters(fn: Any) -> list[str]:
+    """Return the names of a function's positional parameters; none where it tells nobody."""
+    try:
+        parameters = inspect.signature(fn).parameters.values()
+    except (TypeError, ValueError):
+        return []
+    return [one.name for one in parameters if one.kind in (one.POSITIONAL_ONLY, one.POSITIONAL_OR_KEYWORD)]
 
 
 def _static_names(fn: Callable[..., Any], static: Sequence[str | int]) -> frozenset[str]:
@@ -326,8 +359,9 @@ def jit(fn: Any = None, *, static: Sequence[str | int] = (), check: int = 0) -> 
 
     What the compiled function does in each call, and the plain function does too: random draws, from the same generator
     in the same order; the optimizer's count of steps; hyperparameters and schedules are read anew. Any other side
-    effect of Python (printing, appending, counting) happens only while the function is followed. What it returns has no
-    graph: `backward` belongs inside.
+    effect of Python (printing, appending, counting) happens only while the function is followed, and is warned of where
+    the function itself reads what it changes. What it returns has no graph: `backward` belongs inside, and is an error
+    outside, unless it goes by `.detach()`.
 
     It is followed again where the answer may change: for arguments of another nesting, shape or dtype, for another
     value of an argument that is no Tensor, in another mode (`train`, `eval`, `no_grad`), where a layer, a variable or

@@ -32,6 +32,10 @@ class Lowered:
         self.program = program
         self._leaves = list(leaves)
 
+    def __repr__(self) -> str:
+        steps, inputs = len(self.program.executable.program.steps), len(self.program.graph.inputs)
+        return f"<lowered: {steps} kernels, {inputs} inputs; see show(), profile() and picture()>"
+
     def show(self, stage: str = "kernels") -> str:
         """Return a stage as text.
 

@@ -18,9 +18,10 @@ from needle.autograd import Tensor, Value
 from needle.compiler import Graph, Node, TracedArray
 from needle.compiler.primitives import PRIMITIVES
 from needle.device import random
-from needle.errors import GradientError, TraceError
+from needle.errors import TraceError
 from needle.jit.arguments import map_leaves
-from needle.jit.module_guard import ModuleGuard, ObjectGuard
+from needle.jit.free_objects import ObjectGuard
+from needle.jit.module_guard import ModuleGuard
 from needle.jit.recorder import (
     ArgumentPlace,
     Draw,
@@ -34,8 +35,9 @@ from needle.jit.recorder import (
     StatePlace,
 )
 from needle.jit.result_memory import ResultMemory, address_of
+from needle.jit.results import Known, Output, find_tensor, results_of_call
 
-__all__ = ["CompiledCall", "Mismatch", "find_tensor"]
+__all__ = ["CompiledCall", "Mismatch"]
 
 # What has changed, its old and its new value.
 Mismatch = tuple[str, Any, Any]
@@ -87,20 +89,20 @@ class CompiledCall:
         recorder = self.recorder
         known = recorder.original.get(id(leaf))
         if isinstance(leaf, Tensor) and known is not None and data is known and id(leaf) in recorder.places:
-            return _Known(recorder.places[id(leaf)])
+            return Known(recorder.places[id(leaf)])
         if isinstance(data, tuple):
             return tuple(self._returned(one, outputs) for one in leaf)
         outputs.append(_node(data))
-        return _Output(len(outputs) - 1, isinstance(leaf, Value))
+        return Output(len(outputs) - 1, isinstance(leaf, Value), isinstance(leaf, Value) and leaf.requires_grad)
 
     def returned_places(self) -> list[int | Place]:
         """List what the function returns: the number of an output, or the place of a Tensor that was there before."""
         places: list[int | Place] = []
 
         def find(value: Any) -> None:
-            if isinstance(value, _Output):
+            if isinstance(value, Output):
                 places.append(value.number)
-            elif isinstance(value, _Known):
+            elif isinstance(value, Known):
                 places.append(value.place)
             elif isinstance(value, (tuple, list, dict)):
                 for one in value.values() if isinstance(value, dict) else value:
@@ -379,7 +381,7 @@ class CompiledCall:
                 tensor.grad = None
             elif tensor.grad is None or tensor.grad.cached_data is not outputs[kept]:
                 tensor.grad = Tensor.make_const(outputs[kept])
-        result = map_marks(self.result, outputs, leaves)
+        result = results_of_call(self.result, outputs, leaves, self.states)
         for output, _ in self.given_out:
             outputs[output] = None  # theirs who have it now
         return result
@@ -401,72 +403,6 @@ class _State:
         # How many references its array has where nobody else holds it: the Tensor, the program's list of inputs (and
         # that of outputs), and two that look. Arrays that are only read may be held by anyone.
         self.references = 5 if output is not None else sys.maxsize
-
-
-class _Output:
-    """Stands in a result for a Tensor (or a raw array) that the program computes."""
-
-    def __init__(self, number: int, is_tensor: bool) -> None:
-        self.number = number
-        self.is_tensor = is_tensor
-
-
-class _Known:
-    """Stands in a result for a Tensor that was there before."""
-
-    def __init__(self, place: Place) -> None:
-        self.place = place
-
-
-class CompiledResult(Tensor):
-    """A Tensor that a compiled function returned: it has no graph, and says so."""
-
-    __slots__ = ()
-
-    def backward(self, out_grad: Tensor | None = None) -> None:
-        """Say where `backward` belongs.
-
-        Raises:
-            GradientError: always, but where the Tensor was made to require a gradient since.
-        """
-        if not self.requires_grad:
-            raise GradientError(
-                "backward: this Tensor was returned by a compiled function, whose results have no graph: call backward "
-                "inside of the function that ndl.jit compiles, and let it return what you need"
-            )
-        super().backward(out_grad)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return Tensor.make_const, (self.numpy(), self.requires_grad)
-
-
-def map_marks(value: Any, outputs: Sequence[Any], leaves: Sequence[Any]) -> Any:  # noqa: PLR0911  one line a kind
-    """Return a result with its marks replaced by what they stand for."""
-    if type(value) is _Output:
-        array = outputs[value.number]
-        return CompiledResult.make_const(array) if value.is_tensor else array
-    if type(value) is _Known:
-        return find_tensor(value.place, leaves)
-    if isinstance(value, tracing.HostNumber):
-        return value.value
-    if isinstance(value, tuple):
-        parts = [map_marks(one, outputs, leaves) for one in value]
-        return type(value)(*parts) if hasattr(value, "_fields") else type(value)(parts)
-    if isinstance(value, list):
-        return [map_marks(one, outputs, leaves) for one in value]
-    if isinstance(value, dict):
-        return {key: map_marks(one, outputs, leaves) for key, one in value.items()}
-    return value
-
-
-def find_tensor(place: Place, leaves: Sequence[Any]) -> Any:
-    """Return the Tensor at a place, None where there is none."""
-    if type(place) is StatePlace:
-        return place.tensor
-    if type(place) is ArgumentPlace:
-        return leaves[place.number]
-    of = find_tensor(place.of, leaves)  # type: ignore[union-attr]
-    return None if of is None else of.grad
 
 
 # What only moves elements, or gives them another type: quickly done in NumPy, for a check before the program runs.

@@ -8,12 +8,13 @@ it goes well or not, and no other thread sees anything of it.
 
 from __future__ import annotations
 
-import gc
+import sys
 import threading
 import weakref
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import dataclass
+from types import CodeType
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -21,8 +22,9 @@ import numpy as np
 from needle import autograd, tracing
 from needle.autograd import Tensor, Value
 from needle.compiler import Node, TracedArray, input_node
-from needle.compiler.trace import user_source
-from needle.errors import TraceError
+from needle.compiler.trace import user_frame
+from needle.jit.free_objects import is_users_code
+from needle.jit.side_effects import settings_of
 
 __all__ = [
     "ArgumentPlace",
@@ -167,6 +169,7 @@ class Recorder:
         self.checks: list[Check] = []
         self.results: list[OperatorResult] = []
         self.modules: dict[int, Any] = {}
+        self.settings: list[tuple[Any, dict[str, Any]]] = []  # of the modules, as they were
         self.data: dict[int, Any] = {}
         self.gradients: dict[int, Any] = {}
         self.missing_gradients: dict[int, bool] = {}
@@ -179,6 +182,8 @@ class Recorder:
         self._scalars: dict[Hashable, Node] = {}
         self._number_guard_keys: set[Hashable] = set()
         self._reads = 0
+        self._called: set[CodeType] = set()
+        self._outermost = sys._getframe(1).f_code
         for number, argument in enumerate(arguments):
             if isinstance(argument, Value):
                 self._place(argument, ArgumentPlace(number))
@@ -312,16 +317,31 @@ class Recorder:
 
     def operator(self, op: Any, result: Any, operands: Sequence[Any]) -> None:
         """Note an operator's result."""
-        source = str(user_source() or "")
+        frame = user_frame()
+        source = f"{frame.f_code.co_filename}:{frame.f_lineno}" if frame else ""
+        while frame is not None and frame.f_code is not self._outermost:
+            self._called.add(frame.f_code)
+            frame = frame.f_back
         nodes = tuple(one.node for one in operands if type(one) is TracedArray)
         settings = {key: value for key, value in vars(op).items() if _is_plain(value)}
         for one in result if isinstance(result, tuple) else (result,):
             if type(one) is TracedArray:
                 self.results.append(OperatorResult(op.called, one.node, source, nodes, settings))
 
+    def called_code(self) -> set[CodeType]:
+        """Return the code of the user's functions that operators were called from, directly or not."""
+        return {code for code in self._called if is_users_code(code)}
+
+    def array_ids(self) -> Set[int]:
+        """Return the ids of the host's arrays that are read anew in each call."""
+        return self._arrays.keys()
+
     def module(self, module: Any) -> None:
         """Note that a module was called: it may use those below it without calling them."""
-        self.modules.update((id(one), one) for _, one in module.named_modules())
+        for _, one in module.named_modules():
+            if id(one) not in self.modules:
+                self.modules[id(one)] = one
+                self.settings.append((one, settings_of(one)))
 
     # ------------------------------------------------------------------- the end
 
@@ -335,6 +355,12 @@ class Recorder:
         """Let go of all Tensors whose places are known to the program by now."""
         for known in (self.data, self.gradients, self.original, self.places, self.tensors):
             known.clear()
+
+    def without_values(self) -> list[tuple[Value, Node]]:
+        """Return the Tensors that were made while tracing and are alive, though they never get values."""
+        alive = [reference() for reference in self.born]
+        found = [(one, _SLOTS["cached_data"].__get__(one)) for one in alive if one is not None]
+        return [(one, data.node) for one, data in found if type(data) is TracedArray]
 
     def written(self) -> Iterator[tuple[Value, Any]]:
         """Yield the Tensors whose data was replaced, with the new data."""
@@ -436,29 +462,3 @@ def _eager_mode() -> Iterator[None]:
         yield
     finally:
         autograd.LAZY_MODE = before
-
-
-def leaked(recorder: Recorder) -> TraceError | None:
-    """Return what to raise where a Tensor that was made while tracing is still held by somebody."""
-    if _first_alive(recorder) is not None:
-        gc.collect()  # objects that hold each other, such as those of hooks, go only now
-    node = _first_alive(recorder)
-    if node is None:
-        return None
-    made = f" at {node.source}" if node.source else ""
-    return TraceError(
-        f"a Tensor{made} that was made while the function was compiled is kept outside of it (in a list, an "
-        "attribute, a global), where it never gets values: return it from the function, or assign it to the "
-        ".data of a Tensor that was there before"
-    )
-
-
-def _first_alive(recorder: Recorder) -> Node | None:
-    """Return what computes the first Tensor that is alive and has no values."""
-    for reference in recorder.born:
-        value = reference()
-        if value is not None:
-            data = _SLOTS["cached_data"].__get__(value)
-            if type(data) is TracedArray:
-                return data.node
-    return None
