@@ -569,3 +569,20 @@ def test_an_operator_may_hold_tensors_of_its_call():
     step = ndl.jit(lambda: Remembering()(x).sum().backward())
     step()
     assert x.grad.numpy() == [2.0]
+
+
+@pytest.mark.skipif(not hasattr(os, "SCHED_BATCH"), reason="a policy of Linux")
+def test_workers_do_not_push_the_caller_off_its_processor():
+    program = (
+        "import os, threading\n"
+        "import numpy as np\n"
+        "import needle as ndl\n"
+        "ndl.set_num_threads(2)\n"
+        "a = ndl.Tensor(np.ones((300, 300), dtype=np.float32))\n"
+        "assert ndl.jit(lambda a: a @ a)(a).numpy()[0, 0] == 300\n"
+        "workers = [one for one in threading.enumerate() if one.name.startswith('needle-')]\n"
+        "assert len(workers) == 1\n"
+        "assert os.sched_getscheduler(workers[0].native_id) == os.SCHED_BATCH\n"
+        "assert os.sched_getscheduler(0) == os.SCHED_OTHER\n"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=60)

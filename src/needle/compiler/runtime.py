@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import threading
+from contextlib import suppress
 
 import numpy as np
 
@@ -56,6 +57,7 @@ class _Pool:
             worker.start()
 
     def _work(self, number: int, seen: int) -> None:
+        _let_others_run_first()
         while True:
             seen = native.serve(self.address, seen, number)
             self._sleep(seen)
@@ -66,6 +68,17 @@ class _Pool:
             self.asleep += 1
             self.awake.wait_for(lambda: self.announced != seen)
             self.asleep -= 1
+
+
+def _let_others_run_first() -> None:
+    """Have this thread not push another off its processor when it wakes, where the system can be told.
+
+    It may wake on the processor of the very thread that has called it, which then stands still for milliseconds with
+    work in its hands that all others wait for, while another processor is idle.
+    """
+    if hasattr(os, "SCHED_BATCH"):
+        with suppress(OSError):  # a container may forbid it
+            os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
 
 
 _pool = _Pool()
