@@ -189,12 +189,13 @@ class Tiles:
             )
             with f.loop(f.integer(0), f.integer(tiling.inner.count)) as cut, f.loop(low, high) as number:
                 self._tile_in_block(at, down, across, number, cut)
-        shared = math.prod(product.batch) * product.rows * product.columns * product.inner >= _WORTH_SHARING
+        work = math.prod(product.batch) * product.rows * product.columns * product.inner
         if self.step.epilogue:
             f.finish = self.epilogue.function()
             f.declarations |= f.finish.declarations
         written = (self.step.out,) * self.writes_out + self.epilogue.writes
-        return RenderedKernel(f, (*written, a, b, *self.epilogue.reads), parts, shared, len(written))
+        buffers = (*written, a, b, *self.epilogue.reads)
+        return RenderedKernel(f, buffers, parts, work >= _WORTH_SHARING, len(written), work=work)
 
     def _counts(self) -> tuple[int, int]:
         return self.tiling.rows.count, self.tiling.vectors.count

@@ -41,22 +41,24 @@ _MOST_MODULES, _MODULE_SIZE = 16, 60_000
 class Module:
     """LLVM's text, of several modules where it is long, the arena, and whether a second thread has anything to do.
 
-    Behind the arena's buffers lie `control_bytes` that are 0 when the program starts.
+    Behind the arena's buffers lie `control_bytes` that are 0 when the program starts. The last of them hold the times
+    of the `timed` steps, in nanoseconds of all threads together; a step of several phases is there several times.
     """
 
     text: str
     arena: Arena
     control_bytes: int
     parallel: bool
+    timed: tuple[str, ...] = ()
 
 
-def render_program(program: Program, host: Host) -> Module:
-    """Write a program as LLVM IR."""
+def render_program(program: Program, host: Host, is_timed: bool = False) -> Module:
+    """Write a program as LLVM IR; one that counts the time that its steps take where `is_timed`."""
     phases: list[RenderedKernel] = []
     render = Renderings(partial(_render_step, host=host))
     for step in program.steps:
         rebased, begins = rebase(step)
-        phases.extend(replace(phase, begins=begins) for phase in render(rebased))
+        phases.extend(replace(phase, begins=begins, step=step.name) for phase in render(rebased))
     phases = share_functions([phase for phase in phases if phase.parts > 0])
     of_steps = {buffer for step in program.steps for buffer in (*step.reads(), *step.writes())}
     phases = share_packed(phases, of_steps)
@@ -74,9 +76,9 @@ def render_program(program: Program, host: Host) -> Module:
     ]
     arena = plan_memory(own)
     kernels = list({phase.function.name: phase.function for phase in phases}.values())
-    code = render_rounds(rounds, outside, arena, host)
+    code = render_rounds(rounds, outside, arena, host, is_timed)
     text = MODULE_BREAK.join(_modules(code, kernels, host))
-    return Module(text, arena, code.control_bytes, not all(phase.is_alone for phase in phases))
+    return Module(text, arena, code.control_bytes, not all(phase.is_alone for phase in phases), code.timed)
 
 
 def _render_step(step: Step, host: Host) -> list[RenderedKernel]:

@@ -65,7 +65,8 @@ class RenderedKernel:
     """A kernel's function, the buffers it takes, into how many parts it falls, and whether threads share them.
 
     The first `written` of the buffers are written to; all of them where that is None. `begins` says how many elements
-    into some of the buffers their pointers are.
+    into some of the buffers their pointers are, `step` what step of the program it is a part of, `work` how many
+    multiply-adds there are where those take most of the time.
     """
 
     function: Function
@@ -74,6 +75,8 @@ class RenderedKernel:
     shared: bool
     written: int | None = None
     begins: Mapping[Buffer, int] = field(default_factory=dict)
+    step: str = ""
+    work: float = 0.0
 
     @property
     def writes(self) -> tuple[Buffer, ...]:

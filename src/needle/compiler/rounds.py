@@ -15,6 +15,9 @@ from needle.compiler.render import RenderedKernel
 
 __all__ = ["Share", "Turn", "in_moments", "make_rounds", "shares_of"]
 
+# Multiply-adds in a chunk of a long phase: some 15 µs of work, much more than it takes to fetch another chunk.
+_CHUNK_WORK = 2e6
+
 
 @dataclass(frozen=True, slots=True)
 class Turn:
@@ -33,12 +36,17 @@ class Share:
 
 
 def shares_of(turns: Sequence[Turn], most: int) -> list[Share]:
-    """Return the chunks of a round, large phases in `most` chunks each."""
+    """Return the chunks of a round, large phases in `most` chunks each.
+
+    Those that take long are in up to four times as many, so that no thread waits long for the last one.
+    """
     shares: list[Share] = []
     owned: dict[int, list[RenderedKernel]] = {}
     for turn in turns:
         if turn.owner is None:
-            shares.append(Share((turn.phase,), min(turn.phase.parts, most)))
+            count = max(most, min(int(turn.phase.work / _CHUNK_WORK), 4 * most))
+            parts_each = -(-turn.phase.parts // count)
+            shares.append(Share((turn.phase,), -(-turn.phase.parts // parts_each)))
         else:
             owned.setdefault(turn.owner, []).append(turn.phase)
     return [*shares, *(Share(tuple(phases), 1) for phases in owned.values())]

@@ -1,0 +1,41 @@
+"""Rounds: chunks of long phases, and rounds of more chunks than threads could ever want."""
+
+import numpy as np
+import pytest
+
+pytest.importorskip("llvmlite")
+
+from needle.compiler import Graph, TracedArray, input_node
+from needle.compiler.executable import Executable
+from needle.compiler.ir import Function
+from needle.compiler.render import RenderedKernel
+from needle.compiler.rounds import Turn, shares_of
+from needle.compiler.thread_count import set_num_threads
+
+
+@pytest.mark.parametrize(
+    ("parts", "work", "count"), [(100, 0, 4), (100, 1e9, 15), (16, 1e9, 16), (17, 1e9, 9), (2, 1e9, 2)]
+)
+def test_long_phases_fall_into_more_chunks_that_are_even(parts: int, work: float, count: int) -> None:
+    phase = RenderedKernel(Function("f", []), (), parts, True, work=work)
+    (share,) = shares_of([Turn(phase, None)], 4)
+    assert share.count == count
+
+
+def test_chunks_of_a_long_round_do_not_meet_the_next_rounds() -> None:
+    count, shape = 1200, (3,)
+    inputs = tuple(input_node(shape, np.dtype("f4")) for _ in range(count))
+    large = input_node((600, 600), np.dtype("f4"))
+    outputs = [TracedArray(one) + 1 for one in inputs]
+    twice = np.tanh(np.tanh(TracedArray(large)).sum(axis=0))
+    compiled = Executable(Graph((*inputs, large), tuple(one.node for one in [*outputs, twice])))
+    arrays = [np.full(shape, number, np.float32) for number in range(count)]
+    x = np.random.default_rng(0).standard_normal((600, 600)).astype("f4")
+    set_num_threads(2)
+    try:
+        for _ in range(3):
+            *got, last = compiled([*arrays, x])
+            assert all((one == number + 1).all() for number, one in enumerate(got))
+            np.testing.assert_allclose(last, np.tanh(np.tanh(x).sum(axis=0)), rtol=1e-4, atol=1e-5)
+    finally:
+        set_num_threads(None)
