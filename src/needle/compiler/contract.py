@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -50,8 +50,11 @@ _WORTH_SHARING = 400_000
 _AHEAD = 8
 
 
-def render_contraction(step: Contraction, host: Host) -> list[RenderedKernel]:
-    """Return the functions that compute a contraction, in order."""
+def render_contraction(step: Contraction, host: Host, packs_once: bool = False) -> list[RenderedKernel]:
+    """Return the functions that compute a contraction, in order.
+
+    `packs_once` says that other contractions have the same right operand, and will share what is packed.
+    """
     if not all(step.out.shape):
         return []
     if step.out.dtype not in (np.float32, np.float64) or step.a.shape[-1] == 0:
@@ -59,7 +62,7 @@ def render_contraction(step: Contraction, host: Host) -> list[RenderedKernel]:
         if step.epilogue:
             kernels.append(Kernel(f"{step.name}_finish", step.out.shape, (), step.epilogue, step.sources))
         return [render_kernel(kernel) for kernel in kernels]
-    product, tiling = choose_tiling(step, host)
+    product, tiling = choose_tiling(step, host, packs_once)
     phases: list[RenderedKernel] = []
     a, a_buffer = left_panels(product, tiling), step.a.buffer
     b, b_buffer = right_panels(product, tiling), step.b.buffer
@@ -74,12 +77,14 @@ def render_contraction(step: Contraction, host: Host) -> list[RenderedKernel]:
     if tiling.pack_a:
         a_buffer = a.buffer(f"{step.name}_a", step.out)
         phases.append(render_pack(f"{step.name}_pack_a", a, step.a.buffer, a_buffer))
-    if tiling.pack_b:
+    if tiling.pack_b and not tiling.packs_in_blocks:
         b_buffer = b.buffer(f"{step.name}_b", step.out)
         phases.append(render_pack(f"{step.name}_pack_b", b, step.b.buffer, b_buffer))
-    elements = [Element(one.dtype, one.dtype, step.out.dtype) for one in (a_buffer, b_buffer)]
+    dtypes = a_buffer.dtype, step.out.dtype if tiling.pack_b else b_buffer.dtype
+    elements = [Element(dtype, dtype, step.out.dtype) for dtype in dtypes]
     sources = [source_of(*one) for one in zip((a, b), (tiling.pack_a, tiling.pack_b), elements, strict=True)]
-    return [*phases, Tiles(step, product, tiling, *sources).render(a_buffer, b_buffer)]
+    work = Tiles(step, product, tiling, *sources, panels=b if tiling.packs_in_blocks else None)
+    return [*phases, work.render(a_buffer, b_buffer)]
 
 
 def _plain_loops(step: Contraction) -> Kernel:
@@ -155,7 +160,16 @@ def source_of(panels: Panels, is_packed: bool, element: Element) -> Source:
 class Tiles:
     """Writes the function that computes tiles begin … end − 1 of the result, block by block."""
 
-    def __init__(self, step: Contraction, product: Product, tiling: Tiling, a: Source, b: Source) -> None:
+    def __init__(
+        self,
+        step: Contraction,
+        product: Product,
+        tiling: Tiling,
+        a: Source,
+        b: Source,
+        *,
+        panels: Panels | None = None,
+    ) -> None:
         self.step = step
         self.product = product
         self.tiling = tiling
@@ -171,31 +185,63 @@ class Tiles:
         parameters = [f"ptr noalias {name}" for name in [*written, *read]]
         self.f = TilesFunction(f"{step.name}_tiles", [*parameters, "i64 %begin", "i64 %end"], "nounwind noinline #0")
         self.tile = self.f.slot(llvm_type(step.out.dtype), tiling.rows.largest * tiling.b_width)
+        self.panels = panels  # of the right operand, where each block makes its own
+        self.b_pointer = SSA("%b", "ptr")
+        if panels is not None:
+            self.b_pointer = self.f.slot(llvm_type(step.out.dtype), tiling.block[1] * panels.inner * panels.width)
 
     def render(self, a: Buffer, b: Buffer) -> RenderedKernel:
         """Return the function."""
         f, product, tiling = self.f, self.product, self.tiling
         blocks = [-(-count // size) for count, size in zip(self._counts(), tiling.block, strict=True)]
-        each = math.prod(tiling.block)
+        size = math.prod(tiling.block)
+        # What threads take is a tile; a whole block where that has panels of its own.
+        each = 1 if tiling.packs_in_blocks else size
         parts = math.prod([*product.batch, *blocks, each])
         last = f.binary("sub", f.binary("add", SSA("%end", "i64"), f.integer(each - 1)), f.integer(0))
         first_block = f.binary("udiv", SSA("%begin", "i64"), f.integer(each))
+        packed = self._nothing_packed()
         with f.loop(first_block, f.binary("udiv", last, f.integer(each))) as block:
             *at, across, down = coordinates(f, block, [*product.batch, blocks[1], blocks[0]])
-            start = f.binary("mul nsw", block, f.integer(each))
-            low = f.binary("sub", f.intrinsic("smax", start, SSA("%begin", "i64")), start)
-            high = f.binary(
-                "sub", f.intrinsic("smin", f.binary("add", start, f.integer(each)), SSA("%end", "i64")), start
-            )
+            low, high = f.integer(0), f.integer(size)
+            if self.panels is None:
+                start = f.binary("mul nsw", block, f.integer(each))
+                low = f.binary("sub", f.intrinsic("smax", start, SSA("%begin", "i64")), start)
+                end = f.binary("add", start, f.integer(each))
+                high = f.binary("sub", f.intrinsic("smin", end, SSA("%end", "i64")), start)
+            else:
+                panels = f.binary("udiv", block, f.integer(blocks[0]))
+                with f.when(f.compare("ne", f.load("i64", packed, 8), panels)):
+                    self._pack(self.panels, at, across, b)
+                    f.store(panels, packed, 8)
             with f.loop(f.integer(0), f.integer(tiling.inner.count)) as cut, f.loop(low, high) as number:
                 self._tile_in_block(at, down, across, number, cut)
         work = math.prod(product.batch) * product.rows * product.columns * product.inner
         if self.step.epilogue:
-            f.finish = self.epilogue.function()
-            f.declarations |= f.finish.declarations
+            f.add(self.epilogue.function())
         written = (self.step.out,) * self.writes_out + self.epilogue.writes
         buffers = (*written, a, b, *self.epilogue.reads)
         return RenderedKernel(f, buffers, parts, work >= _WORTH_SHARING, len(written), work=work)
+
+    def _nothing_packed(self) -> SSA:
+        """Return where the number of the blocks' panels will be that are there already."""
+        packed = self.f.slot("i64")
+        self.f.store(self.f.integer(-1), packed, 8)
+        return packed
+
+    def _pack(self, panels: Panels, at: Sequence[SSA], across: SSA, b: Buffer) -> None:
+        """Make the panels of a block, in memory that every block of this thread uses for them."""
+        f, width = self.f, self.tiling.block[1]
+        count, size = panels.split.count, panels.inner * panels.width
+        packed = panels.buffer(f"{self.step.name}_b", self.step.out)
+        pack = render_pack(f"{f.name}.pack", panels, b, packed, only_these=True)
+        f.add(pack.function)
+        matrix = offset(f, at, [stride // size for stride in panels.batch_strides])
+        begin = f.binary("mul nsw", across, f.integer(width))
+        end = f.intrinsic("smin", f.binary("add nsw", begin, f.integer(width)), f.integer(count))
+        each = f.integer(pack.parts // (math.prod(panels.own_batch) * count))
+        bounds = [f.binary("mul nsw", f.binary("add nsw", matrix, panel), each) for panel in (begin, end)]
+        f.do(f"call void @{pack.function.name}({self.b_pointer}, ptr %b, {', '.join(map(str, bounds))})")
 
     def _counts(self) -> tuple[int, int]:
         return self.tiling.rows.count, self.tiling.vectors.count
@@ -204,19 +250,19 @@ class Tiles:
         """Compute a tile, given its number in the block; nothing where the block hangs over the edge."""
         f = self.f
         height, width = self.tiling.block
-        row, column = coordinates(f, number, [height, width])
+        row, own = coordinates(f, number, [height, width])
         row = f.binary("add", row, f.binary("mul", down, f.integer(height)))
-        column = f.binary("add", column, f.binary("mul", across, f.integer(width)))
+        column = f.binary("add", own, f.binary("mul", across, f.integer(width)))
         rows, columns = self._counts()
         if rows % height == 0 and columns % width == 0:
-            self._tile(at, row, column, cut)
+            self._tile(at, row, column, own, cut)
             return
         inside = f.binary("and", f.compare("slt", row, f.integer(rows)), f.compare("slt", column, f.integer(columns)))
         with f.when(inside):
-            self._tile(at, row, column, cut)
+            self._tile(at, row, column, own, cut)
 
-    def _tile(self, at: Sequence[SSA], row: SSA, panel: SSA, cut: SSA) -> None:
-        """Compute a tile at these numbers: one loop for each size that tiles have."""
+    def _tile(self, at: Sequence[SSA], row: SSA, panel: SSA, own: SSA, cut: SSA) -> None:
+        """Compute a tile at these numbers, its panel `own` in its block: one loop for each size that tiles have."""
         f, tiling, product = self.f, self.tiling, self.product
         first_row, height = self._extent(tiling.rows, row)
         first_vector, width = self._extent(tiling.vectors, panel)
@@ -225,7 +271,7 @@ class Tiles:
         end = part_start(f, tiling.inner, f.binary("add", cut, f.integer(1)))
         place = _TilePlace(
             self.a.begin(f, at, row, first_row),
-            self.b.begin(f, at, panel, first_column),
+            self._begin_of_b(at, panel, own, first_column),
             offset(f, [*at, first_row, first_column], [*product.out.batch, product.out.outer, 1]),
             f.binary("sub", f.integer(self.product.columns), first_column),
             begin,
@@ -239,6 +285,11 @@ class Tiles:
                 for is_wide, vectors in self._variants(tiling.vectors, width):
                     with f.when(is_wide):
                         self._sums(place, rows, vectors)
+
+    def _begin_of_b(self, at: Sequence[SSA], panel: SSA, own: SSA, first_column: SSA) -> SSA:
+        if self.panels is None:
+            return self.b.begin(self.f, at, panel, first_column)
+        return self.f.binary("mul nsw", own, self.f.integer(self.b.panel))
 
     def _extent(self, split: Split, number: SSA) -> tuple[SSA, SSA]:
         start = part_start(self.f, split, number)
@@ -293,7 +344,7 @@ class Tiles:
     ) -> list[SSA]:
         """Write the loops over the sum, all sums in registers, and return them."""
         a = self.f.address("%a", self.a.element.unit, place.a)
-        b = self.f.address("%b", self.b.element.unit, place.b)
+        b = self.f.address(self.b_pointer.name, self.b.element.unit, place.b)
         return self._axis(0, (a, b), (place.begin, place.end), (rows, vectors, masks), starts)
 
     def _axis(
@@ -370,14 +421,18 @@ class Tiles:
 
 @dataclass
 class TilesFunction(Function):
-    """The function of a contraction's tiles, and the one of its epilogue that it calls."""
+    """The function of a contraction's tiles, and those that it calls: of its epilogue, and what makes panels."""
 
-    finish: Function | None = None
+    called: list[Function] = field(default_factory=list)
+
+    def add(self, function: Function) -> None:
+        """Add a function that this one calls."""
+        self.called.append(function)
+        self.declarations |= function.declarations
 
     def text(self, result: str = "void", returned: Callable[[], str] | None = None) -> str:
-        """Return both functions."""
-        tiles = super().text(result, returned)
-        return tiles if self.finish is None else f"{self.finish.text()}\n\n{tiles}"
+        """Return all functions."""
+        return "\n\n".join([*(one.text() for one in self.called), super().text(result, returned)])
 
 
 @dataclass(frozen=True, slots=True)

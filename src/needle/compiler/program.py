@@ -8,6 +8,7 @@ of the work until none is left, and wait until all are done.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -27,7 +28,7 @@ from needle.compiler.render import RenderedKernel, render_kernel
 from needle.compiler.round_code import RoundCode, render_rounds
 from needle.compiler.rounds import in_moments, make_rounds
 from needle.compiler.row_blocks import in_row_blocks
-from needle.compiler.schedule import Program, Step
+from needle.compiler.schedule import Contraction, Program, Step
 from needle.compiler.sharing import share_functions, share_packed
 from needle.compiler.stencil_code import render_stencil
 
@@ -55,9 +56,11 @@ class Module:
 def render_program(program: Program, host: Host, is_timed: bool = False) -> Module:
     """Write a program as LLVM IR; one that counts the time that its steps take where `is_timed`."""
     phases: list[RenderedKernel] = []
-    render = Renderings(partial(_render_step, host=host))
+    right_operands = Counter(step.b for step in program.steps if isinstance(step, Contraction))
+    renderings = {shares: Renderings(partial(_render_step, host=host, packs_once=shares)) for shares in (False, True)}
     for step in program.steps:
         rebased, begins = rebase(step)
+        render = renderings[isinstance(step, Contraction) and right_operands[step.b] > 1]
         phases.extend(replace(phase, begins=begins, step=step.name) for phase in render(rebased))
     phases = share_functions([phase for phase in phases if phase.parts > 0])
     of_steps = {buffer for step in program.steps for buffer in (*step.reads(), *step.writes())}
@@ -81,11 +84,11 @@ def render_program(program: Program, host: Host, is_timed: bool = False) -> Modu
     return Module(text, arena, code.control_bytes, not all(phase.is_alone for phase in phases), code.timed)
 
 
-def _render_step(step: Step, host: Host) -> list[RenderedKernel]:
-    """Return the functions that compute a step, in order."""
+def _render_step(step: Step, host: Host, packs_once: bool) -> list[RenderedKernel]:
+    """Return the functions that compute a step, in order; other products have its right operand where `packs_once`."""
     if isinstance(step, Kernel):
         return [_render_kernel(kernel, host) for kernel in in_row_blocks(step)]
-    return render_product(step, host)
+    return render_product(step, host, packs_once)
 
 
 def _render_kernel(kernel: Kernel, host: Host) -> RenderedKernel:

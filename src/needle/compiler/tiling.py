@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from needle.compiler.host import Host
 from needle.compiler.operand import Walk, refine
 from needle.compiler.schedule import Contraction
+from needle.compiler.thread_count import available_processors
 
 __all__ = ["Layout", "Product", "Split", "Tiling", "choose_tiling", "divide"]
 
@@ -26,6 +27,8 @@ _ALIAS_BYTES = 1024
 # An operand that is read fewer times than this is read where it lies: columns of the left one, which are asked for
 # ahead, by so many panels; rows of the right one by so many tiles.
 _FEW_TILES, _FEW_ROWS = 24, 8
+# How many blocks there are for each thread, where blocks are what threads take.
+_BLOCKS_EACH = 8
 # Sums are not cut shorter than this, and blocks not made wider: columns of the result.
 _SHORTEST_CUT, _WIDEST_BLOCK = 256, 1024
 # Cycles that a tile waits for each vector of the right operand, which comes from the second cache.
@@ -166,6 +169,8 @@ class Tiling:
         block: how many tiles, down and across, are finished before the next block of tiles is begun.
         pack_a: whether the left operand is copied into panels.
         pack_b: and the right one.
+        packs_in_blocks: whether each block makes the panels that it needs, just before it needs them, instead of one
+            copy of the whole right operand.
     """
 
     rows: Split
@@ -175,6 +180,7 @@ class Tiling:
     block: tuple[int, int]
     pack_a: bool
     pack_b: bool
+    packs_in_blocks: bool = False
 
     @property
     def a_width(self) -> int:
@@ -187,12 +193,15 @@ class Tiling:
         return self.vectors.largest * self.lanes
 
 
-def choose_tiling(step: Contraction, host: Host) -> tuple[Product, Tiling]:
-    """Return how to see a contraction as a product, and how to divide that on this host."""
-    return divide(Product.candidates(step), host)
+def choose_tiling(step: Contraction, host: Host, packs_once: bool = False) -> tuple[Product, Tiling]:
+    """Return how to see a contraction as a product, and how to divide that on this host.
+
+    `packs_once` says that others have the same right operand, and will share what is packed.
+    """
+    return divide(Product.candidates(step), host, may_pack_in_blocks=not packs_once)
 
 
-def divide(candidates: Sequence[Product], host: Host) -> tuple[Product, Tiling]:
+def divide(candidates: Sequence[Product], host: Host, may_pack_in_blocks: bool = False) -> tuple[Product, Tiling]:
     """Return the best of several ways to see a product, and how to divide it on this host."""
     choices = []
     for product in candidates:
@@ -201,12 +210,16 @@ def divide(candidates: Sequence[Product], host: Host) -> tuple[Product, Tiling]:
         choices.append((_cycles(*tile, product.inner) * math.prod(product.batch), product, tile))
     _, product, (rows, vectors) = min(choices, key=lambda choice: choice[0])
     lanes = host.vector_bytes // product.item_bytes
-    cuts = min(-(-product.inner // _depth(product, vectors, host)), product.sums[0])
-    inner = Split(product.sums[0], cuts)
-    block = _block(rows, vectors, host.vector_bytes, inner.largest * math.prod(product.sums[1:]), host)
     pack_a = _is_worth_packing_a(product, vectors, host)
     pack_b = _is_worth_packing_b(product, rows, host)
-    return product, Tiling(rows, vectors, lanes, inner, block, pack_a, pack_b)
+    own_block = _packing_block(product, rows, vectors, host) if pack_b and may_pack_in_blocks else None
+    cuts = 1
+    if own_block is None:
+        cuts = min(-(-product.inner // _depth(product, vectors, host)), product.sums[0])
+    inner = Split(product.sums[0], cuts)
+    depth = inner.largest * math.prod(product.sums[1:])
+    block = own_block or _block(rows, vectors, host.vector_bytes, depth, host)
+    return product, Tiling(rows, vectors, lanes, inner, block, pack_a, pack_b, own_block is not None)
 
 
 def _choose_tile(rows: int, vectors: int, inner: int, registers: int) -> tuple[Split, Split]:
@@ -258,6 +271,24 @@ def _block(rows: Split, vectors: Split, vector_bytes: int, depth: int, host: Hos
     across = _even(vectors.count, max(1, half // (panel_bytes * depth)))
     down = _even(rows.count, max(1, half // (panel_bytes * rows.largest * across)))
     return down, across
+
+
+def _packing_block(product: Product, rows: Split, vectors: Split, host: Host) -> tuple[int, int] | None:
+    """Return the size of blocks that each make their own panels; None where one copy for all is better.
+
+    The panels are read from the second cache at once and need not go further. There are to be several blocks for each
+    thread; where that takes more than one block for the same panels, each of them still has many rows to use them for.
+    The left operand goes by once for each block, which must not be too long a way.
+    """
+    if any(stride == 0 < n - 1 for n, stride in zip(product.batch, product.b.batch, strict=True)):
+        return None
+    left_bytes = product.rows * product.inner * product.item_bytes
+    most = host.second_cache_bytes // 4 // (vectors.largest * host.vector_bytes * product.inner)
+    wanted = -(-_BLOCKS_EACH * available_processors() // math.prod(product.batch))
+    parts = -(-wanted // vectors.count)
+    if most == 0 or left_bytes > 2 * host.second_cache_bytes or rows.count < parts * _FEW_ROWS:
+        return None
+    return -(-rows.count // parts), _even(vectors.count, max(1, min(most, vectors.count // wanted)))
 
 
 def _even(count: int, most: int) -> int:
