@@ -12,6 +12,7 @@ import pytest
 
 pytest.importorskip("llvmlite")
 
+import needle as ndl
 from needle.compiler import Graph, TracedArray, input_node, interpret
 from needle.compiler import tiling as tiling_module
 from needle.compiler.executable import Executable
@@ -235,6 +236,32 @@ def test_panels_of_an_operand_of_several_products_are_made_once() -> None:
     assert compiled.module.text.count("_pack_b(") > 0
     for got, left in zip(compiled([a, c, b]), (a, c), strict=True):
         np.testing.assert_allclose(got, left @ b.T, rtol=1e-4, atol=1e-3)
+
+
+# -- sums cut within one step of their outermost axis
+
+
+@pytest.mark.usefixtures("any_threads")
+@pytest.mark.parametrize(("batch", "side", "channels", "features"), [(3, 40, 48, 64), (2, 45, 64, 33), (1, 70, 20, 20)])
+def test_sums_over_large_images_agree(
+    monkeypatch: pytest.MonkeyPatch, batch: int, side: int, channels: int, features: int
+) -> None:
+    monkeypatch.setattr(tiling_module, "_depth", lambda *_: 300)
+    image, adjoint = normal(batch, side, side, channels), normal(batch, side, side, features)
+    gradient = ndl.jit(ndl.ops.ConvWeightGradient(stride=1, padding=1, groups=1, kernel=(3, 3)))
+    x, g = ndl.Tensor(image, requires_grad=False), ndl.Tensor(adjoint, requires_grad=False)
+    padded = np.pad(image.astype("f8"), ((0, 0), (1, 1), (1, 1), (0, 0)))
+    windows = np.lib.stride_tricks.sliding_window_view(padded, (side, side), (1, 2))
+    expected = np.tensordot(windows, adjoint.astype("f8"), ((0, 4, 5), (0, 1, 2)))
+    results = []
+    for threads in (1, 2):
+        set_num_threads(threads)
+        results.append(gradient(x, g).numpy())
+    np.testing.assert_allclose(results[0], expected, rtol=1e-3, atol=1e-2)
+    np.testing.assert_array_equal(results[0], results[1])
+    steps = gradient.lower(x, g).program.executable.program.steps
+    tilings = [choose_tiling(step, HOST)[1] for step in steps if isinstance(step, Contraction)]
+    assert all((tiling.second.count > 1 or batch == 1) and tiling.all_by_cuts for tiling in tilings)
 
 
 # -- division

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -176,7 +177,7 @@ class Tiles:
         self.a = a
         self.b = b
         # Sums that nobody else reads go no further than a piece of the stack.
-        self.writes_out = step.keeps_out or tiling.inner.count > 1
+        self.writes_out = step.keeps_out or tiling.cuts > 1
         row_stride = product.out.outer if self.writes_out else tiling.b_width
         self.epilogue = Epilogue(step, product, tiling, row_stride)
         names = self.epilogue.pointers
@@ -200,28 +201,41 @@ class Tiles:
         parts = math.prod([*product.batch, *blocks, each])
         last = f.binary("sub", f.binary("add", SSA("%end", "i64"), f.integer(each - 1)), f.integer(0))
         first_block = f.binary("udiv", SSA("%begin", "i64"), f.integer(each))
+        bounds = first_block, f.binary("udiv", last, f.integer(each))
         packed = self._nothing_packed()
-        with f.loop(first_block, f.binary("udiv", last, f.integer(each))) as block:
+        with ExitStack() as loops:
+            if tiling.all_by_cuts:
+                cut = loops.enter_context(f.loop(f.integer(0), f.integer(tiling.cuts)))
+            block = loops.enter_context(f.loop(*bounds))
             *at, across, down = coordinates(f, block, [*product.batch, blocks[1], blocks[0]])
-            low, high = f.integer(0), f.integer(size)
-            if self.panels is None:
-                start = f.binary("mul nsw", block, f.integer(each))
-                low = f.binary("sub", f.intrinsic("smax", start, SSA("%begin", "i64")), start)
-                end = f.binary("add", start, f.integer(each))
-                high = f.binary("sub", f.intrinsic("smin", end, SSA("%end", "i64")), start)
-            else:
+            within = self._tiles_of_block(block)
+            if self.panels is not None:
                 panels = f.binary("udiv", block, f.integer(blocks[0]))
                 with f.when(f.compare("ne", f.load("i64", packed, 8), panels)):
                     self._pack(self.panels, at, across, b)
                     f.store(panels, packed, 8)
-            with f.loop(f.integer(0), f.integer(tiling.inner.count)) as cut, f.loop(low, high) as number:
-                self._tile_in_block(at, down, across, number, cut)
+            if not tiling.all_by_cuts:
+                cut = loops.enter_context(f.loop(f.integer(0), f.integer(tiling.cuts)))
+            number = loops.enter_context(f.loop(*within))
+            self._tile_in_block(at, down, across, number, cut)
         work = math.prod(product.batch) * product.rows * product.columns * product.inner
         if self.step.epilogue:
             f.add(self.epilogue.function())
         written = (self.step.out,) * self.writes_out + self.epilogue.writes
         buffers = (*written, a, b, *self.epilogue.reads)
-        return RenderedKernel(f, buffers, parts, work >= _WORTH_SHARING, len(written), work=work)
+        return RenderedKernel(
+            f, buffers, parts, work >= _WORTH_SHARING, len(written), work=0.0 if tiling.all_by_cuts else work
+        )
+
+    def _tiles_of_block(self, block: SSA) -> tuple[SSA, SSA]:
+        """Return the numbers, within a block, of the first tile to do and of that after the last one."""
+        f, size = self.f, self.f.integer(math.prod(self.tiling.block))
+        if self.tiling.packs_in_blocks:
+            return f.integer(0), size
+        start = f.binary("mul nsw", block, size)
+        low = f.binary("sub", f.intrinsic("smax", start, SSA("%begin", "i64")), start)
+        end = f.intrinsic("smin", f.binary("add", start, size), SSA("%end", "i64"))
+        return low, f.binary("sub", end, start)
 
     def _nothing_packed(self) -> SSA:
         """Return where the number of the blocks' panels will be that are there already."""
@@ -267,17 +281,15 @@ class Tiles:
         first_row, height = self._extent(tiling.rows, row)
         first_vector, width = self._extent(tiling.vectors, panel)
         first_column = f.binary("mul nsw", first_vector, f.integer(tiling.lanes))
-        begin = part_start(f, tiling.inner, cut)
-        end = part_start(f, tiling.inner, f.binary("add", cut, f.integer(1)))
+        bounds = self._bounds(cut)
         place = _TilePlace(
             self.a.begin(f, at, row, first_row),
             self._begin_of_b(at, panel, own, first_column),
             offset(f, [*at, first_row, first_column], [*product.out.batch, product.out.outer, 1]),
             f.binary("sub", f.integer(self.product.columns), first_column),
-            begin,
-            end,
+            bounds,
             f.compare("eq", cut, f.integer(0)),
-            f.compare("eq", cut, f.integer(tiling.inner.count - 1)),
+            f.compare("eq", cut, f.integer(tiling.cuts - 1)),
             first_column,
         )
         for is_tall, rows in self._variants(tiling.rows, height):
@@ -285,6 +297,17 @@ class Tiles:
                 for is_wide, vectors in self._variants(tiling.vectors, width):
                     with f.when(is_wide):
                         self._sums(place, rows, vectors)
+
+    def _bounds(self, cut: SSA) -> list[tuple[SSA, SSA]]:
+        """Return where each axis of the sum begins and ends in a cut."""
+        f, inner, second = self.f, self.tiling.inner, self.tiling.second
+        outer, within = coordinates(f, cut, [inner.count, second.count])
+        bounds = [
+            (part_start(f, split, at), part_start(f, split, f.binary("add", at, f.integer(1))))
+            for split, at in ((inner, outer), (second, within))
+        ]
+        bounds += [(f.integer(0), f.integer(length)) for length in self.product.sums[2:]]
+        return bounds[: len(self.product.sums)]
 
     def _begin_of_b(self, at: Sequence[SSA], panel: SSA, own: SSA, first_column: SSA) -> SSA:
         if self.panels is None:
@@ -318,7 +341,7 @@ class Tiles:
         starts = []
         for number, address in enumerate(addresses):
             zero = SSA("zeroinitializer", vector)
-            if self.tiling.inner.count > 1:
+            if self.tiling.cuts > 1:
                 before = load_vector(f, vector, address, masks[number % vectors], align)
                 zero = f.select(place.is_first, zero, before)
             starts.append(zero)
@@ -345,19 +368,19 @@ class Tiles:
         """Write the loops over the sum, all sums in registers, and return them."""
         a = self.f.address("%a", self.a.element.unit, place.a)
         b = self.f.address(self.b_pointer.name, self.b.element.unit, place.b)
-        return self._axis(0, (a, b), (place.begin, place.end), (rows, vectors, masks), starts)
+        return self._axis(0, (a, b), place.bounds, (rows, vectors, masks), starts)
 
     def _axis(
         self,
         axis: int,
         at: tuple[SSA, SSA],
-        bounds: tuple[SSA, SSA],
+        bounds: Sequence[tuple[SSA, SSA]],
         tile: tuple[int, int, Sequence[SSA | None]],
         starts: Sequence[SSA],
     ) -> list[SSA]:
         """Write the loop over one axis of the sum, and those inside it."""
         f, vector = self.f, starts[0].type
-        end = opaque(f, bounds[1])
+        begin, end = bounds[axis][0], opaque(f, bounds[axis][1])
         before, body, done = f.block, f.fresh("body"), f.fresh("done")
         f.do(f"br label {body}")
         f.label(body)
@@ -372,13 +395,12 @@ class Tiles:
             for pointer, source in zip(at, (self.a, self.b), strict=True)
         )
         if axis + 1 < len(self.product.sums):
-            whole = f.integer(0), f.integer(self.product.sums[axis + 1])
-            sums = self._axis(axis + 1, (a, b), whole, tile, kept)
+            sums = self._axis(axis + 1, (a, b), bounds, tile, kept)
         else:
             sums = self._step(a, b, tile, kept)
         f.lines.append(f"  {following} = add nsw i64 {k}, 1")
         latch = f.block
-        f.lines[heads] = f"  {k} = phi i64 [ {bounds[0].name}, %{before} ], [ {following}, %{latch} ]"
+        f.lines[heads] = f"  {k} = phi i64 [ {begin.name}, %{before} ], [ {following}, %{latch} ]"
         for number, (one, start, new) in enumerate(zip(kept, starts, sums, strict=True), heads + 1):
             f.lines[number] = f"  {one.name} = phi {vector} [ {start.name}, %{before} ], [ {new.name}, %{latch} ]"
         more = f.emit("i1", f"icmp slt i64 {following}, {end.name}")
@@ -443,8 +465,7 @@ class _TilePlace:
     b: SSA
     out: SSA
     columns_left: SSA
-    begin: SSA
-    end: SSA
+    bounds: Sequence[tuple[SSA, SSA]]
     is_first: SSA
     is_last: SSA
     first_column: SSA

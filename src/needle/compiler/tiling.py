@@ -165,7 +165,9 @@ class Tiling:
         rows: the result's rows over tiles.
         vectors: its columns, in vectors, over tiles (the panels of the right operand).
         lanes: the elements of a vector.
-        inner: the outermost axis of the sum over blocks.
+        inner: the outermost axis of the sum over cuts.
+        second: the next axis of the sum, where cuts are shorter than one step of the outermost.
+        all_by_cuts: whether a cut is finished for all blocks before the next one, and not only for those of one block.
         block: how many tiles, down and across, are finished before the next block of tiles is begun.
         pack_a: whether the left operand is copied into panels.
         pack_b: and the right one.
@@ -181,6 +183,13 @@ class Tiling:
     pack_a: bool
     pack_b: bool
     packs_in_blocks: bool = False
+    second: Split = Split(1, 1)
+    all_by_cuts: bool = False
+
+    @property
+    def cuts(self) -> int:
+        """Into how many parts sums are cut."""
+        return self.inner.count * self.second.count
 
     @property
     def a_width(self) -> int:
@@ -213,13 +222,16 @@ def divide(candidates: Sequence[Product], host: Host, may_pack_in_blocks: bool =
     pack_a = _is_worth_packing_a(product, vectors, host)
     pack_b = _is_worth_packing_b(product, rows, host)
     own_block = _packing_block(product, rows, vectors, host) if pack_b and may_pack_in_blocks else None
-    cuts = 1
-    if own_block is None:
-        cuts = min(-(-product.inner // _depth(product, vectors, host)), product.sums[0])
-    inner = Split(product.sums[0], cuts)
-    depth = inner.largest * math.prod(product.sums[1:])
+    cuts = 1 if own_block is not None else -(-product.inner // _depth(product, vectors, host))
+    first, next_one, *rest = *product.sums, 1
+    inner, second = Split(first, min(cuts, first)), Split(next_one, min(-(-cuts // first), next_one))
+    depth = inner.largest * second.largest * math.prod(rest)
     block = own_block or _block(rows, vectors, host.vector_bytes, depth, host)
-    return product, Tiling(rows, vectors, lanes, inner, block, pack_a, pack_b, own_block is not None)
+    result_bytes = math.prod(product.batch) * product.rows * product.columns * product.item_bytes
+    all_by_cuts = inner.count * second.count > 1 and result_bytes <= host.second_cache_bytes
+    return product, Tiling(
+        rows, vectors, lanes, inner, block, pack_a, pack_b, own_block is not None, second, all_by_cuts
+    )
 
 
 def _choose_tile(rows: int, vectors: int, inner: int, registers: int) -> tuple[Split, Split]:
@@ -254,13 +266,17 @@ def _depth(product: Product, vectors: Split, host: Host) -> int:
     """Return how long a sum may be before what it takes leaves the second cache.
 
     Where the whole left operand stays there, it is enough that a few panels of the right one do beside it: all rows'
-    tiles read a panel before the next one's turn. Otherwise its rows have to.
+    tiles read a panel before the next one's turn. Otherwise its rows have to; and the left operand's columns, where
+    tiles share their lines.
     """
     left_bytes = product.rows * product.inner * product.item_bytes
     panel_bytes = vectors.largest * host.vector_bytes * product.inner
     if left_bytes <= host.second_cache_bytes // 2 and panel_bytes <= host.second_cache_bytes // 8:
         return product.inner
-    row_bytes = min(product.columns, _WIDEST_BLOCK) * product.item_bytes
+    columns = min(product.columns, _WIDEST_BLOCK)
+    if product.a.outer == 1:
+        columns += min(product.rows, product.a.inner[-1])
+    row_bytes = columns * product.item_bytes
     return max(_SHORTEST_CUT, host.second_cache_bytes // 2 // row_bytes)
 
 
