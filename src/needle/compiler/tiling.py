@@ -1,7 +1,8 @@
 """How a matrix product is divided: the tiles of its result, blocks that stay in cache, and which operands are copied.
 
 Everything here is counting: cycles of multiply-adds and loads on the host's registers, and bytes against its caches.
-The division does not depend on how many threads there are, so that every number of threads gives the same bits.
+The order of each sum does not depend on how many threads there are, so that every number of threads gives the same
+bits; only how many tiles share the panels that they make does.
 """
 
 from __future__ import annotations
