@@ -22,6 +22,12 @@ def test_long_phases_fall_into_more_chunks_that_are_even(parts: int, work: float
     assert share.count == count
 
 
+def test_phases_that_stream_their_operands_fall_into_a_chunk_for_each_thread() -> None:
+    phase = RenderedKernel(Function("f", []), (), 84, True, is_streamed=True)
+    (share,) = shares_of([Turn(phase, None)], 4)
+    assert share.count == 2
+
+
 def test_chunks_of_a_long_round_do_not_meet_the_next_rounds() -> None:
     count, shape = 1200, (3,)
     inputs = tuple(input_node(shape, np.dtype("f4")) for _ in range(count))

@@ -223,9 +223,9 @@ class Tiles:
             f.add(self.epilogue.function())
         written = (self.step.out,) * self.writes_out + self.epilogue.writes
         buffers = (*written, a, b, *self.epilogue.reads)
-        return RenderedKernel(
-            f, buffers, parts, work >= _WORTH_SHARING, len(written), work=0.0 if tiling.all_by_cuts else work
-        )
+        by_cuts = tiling.all_by_cuts
+        is_shared, work = work >= _WORTH_SHARING, 0 if by_cuts else work
+        return RenderedKernel(f, buffers, parts, is_shared, len(written), work=work, is_streamed=by_cuts)
 
     def _tiles_of_block(self, block: SSA) -> tuple[SSA, SSA]:
         """Return the numbers, within a block, of the first tile to do and of that after the last one."""

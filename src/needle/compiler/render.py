@@ -66,7 +66,7 @@ class RenderedKernel:
 
     The first `written` of the buffers are written to; all of them where that is None. `begins` says how many elements
     into some of the buffers their pointers are, `step` what step of the program it is a part of, `work` how many
-    multiply-adds there are where those take most of the time.
+    multiply-adds there are where those take most of the time. Each chunk goes through all operands where `is_streamed`.
     """
 
     function: Function
@@ -77,6 +77,7 @@ class RenderedKernel:
     begins: Mapping[Buffer, int] = field(default_factory=dict)
     step: str = ""
     work: float = 0.0
+    is_streamed: bool = False
 
     @property
     def writes(self) -> tuple[Buffer, ...]:

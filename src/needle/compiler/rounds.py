@@ -44,7 +44,8 @@ def shares_of(turns: Sequence[Turn], most: int) -> list[Share]:
     owned: dict[int, list[RenderedKernel]] = {}
     for turn in turns:
         if turn.owner is None:
-            count = max(most, min(int(turn.phase.work / _CHUNK_WORK), 4 * most))
+            least = most // 2 if turn.phase.is_streamed else most
+            count = max(least, min(int(turn.phase.work / _CHUNK_WORK), 4 * most))
             parts_each = -(-turn.phase.parts // count)
             shares.append(Share((turn.phase,), -(-turn.phase.parts // parts_each)))
         else:
