@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 
 pytest.importorskip("llvmlite")
 
+import needle as ndl
 from needle.compiler import Graph, TracedArray, input_node, interpret
 from needle.compiler import tiling as tiling_module
 from needle.compiler.executable import Executable
@@ -186,6 +188,82 @@ def test_update_that_may_replace_its_input_stays_a_kernel() -> None:
     assert updated.overwrites == {0: 2}
 
 
+# -- panels made in blocks
+
+
+@pytest.fixture
+def always_packed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tiling_module, "_is_worth_packing_b", lambda *_: True)
+    monkeypatch.setattr(tiling_module, "available_processors", lambda: 2)
+    monkeypatch.setattr(tiling_module, "_FEW_ROWS", 2)
+
+
+@pytest.mark.usefixtures("any_threads", "always_packed")
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_products_whose_blocks_make_their_own_panels_agree(layout: str) -> None:
+    for rows, inner, columns in [(250, 130, 500), (300, 33, 90), (251, 60, 77), (130, 700, 250)]:
+        a, b = normal(rows, inner), normal(inner, columns)
+        stored = [
+            np.ascontiguousarray(one.T) if letter == "t" else one for one, letter in zip((a, b), layout, strict=True)
+        ]
+        compiled = compile_function(
+            lambda x, y: (x.T if layout[0] == "t" else x) @ (y.T if layout[1] == "t" else y), *stored
+        )
+        assert "_tiles.pack" in compiled.module.text
+        results = []
+        for threads in (1, 2, 3):
+            set_num_threads(threads)
+            results.append(compiled(stored)[0])
+        np.testing.assert_allclose(results[0], a.astype("f8") @ b, rtol=1e-4, atol=1e-3)
+        assert all((result == results[0]).all() for result in results)
+
+
+@pytest.mark.usefixtures("any_threads", "always_packed")
+def test_blocks_make_the_panels_of_their_own_matrix() -> None:
+    a, b = normal(3, 2, 140, 40), normal(3, 2, 90, 40)
+    compiled = compile_function(lambda x, y: np.maximum(x @ y.transpose(0, 1, 3, 2), 0), a, b)
+    assert "_tiles.pack" in compiled.module.text
+    for threads in (1, 2):
+        set_num_threads(threads)
+        np.testing.assert_allclose(compiled([a, b])[0], np.maximum(a @ b.swapaxes(2, 3), 0), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.usefixtures("always_packed")
+def test_panels_of_an_operand_of_several_products_are_made_once() -> None:
+    a, c, b = normal(250, 130), normal(250, 130) + 1, normal(500, 130)
+    compiled = compile_function(lambda x, y, w: (x @ w.T, y @ w.T), a, c, b)
+    assert "_tiles.pack" not in compiled.module.text
+    assert compiled.module.text.count("_pack_b(") > 0
+    for got, left in zip(compiled([a, c, b]), (a, c), strict=True):
+        np.testing.assert_allclose(got, left @ b.T, rtol=1e-4, atol=1e-3)
+
+
+# -- sums cut within one step of their outermost axis
+
+
+@pytest.mark.usefixtures("any_threads")
+@pytest.mark.parametrize(("batch", "side", "channels", "features"), [(3, 40, 48, 64), (2, 45, 64, 33), (1, 70, 20, 20)])
+def test_sums_over_large_images_agree(
+    monkeypatch: pytest.MonkeyPatch, batch: int, side: int, channels: int, features: int
+) -> None:
+    monkeypatch.setattr(tiling_module, "_depth", lambda *_: 300)
+    image, adjoint = normal(batch, side, side, channels), normal(batch, side, side, features)
+    gradient = ndl.jit(ndl.ops.ConvWeightGradient(stride=1, padding=1, groups=1, kernel=(3, 3)))
+    x, g = ndl.Tensor(image, requires_grad=False), ndl.Tensor(adjoint, requires_grad=False)
+    padded = np.pad(image.astype("f8"), ((0, 0), (1, 1), (1, 1), (0, 0)))
+    windows = np.lib.stride_tricks.sliding_window_view(padded, (side, side), (1, 2))
+    expected = np.tensordot(windows, adjoint.astype("f8"), ((0, 4, 5), (0, 1, 2)))
+    results = []
+    for threads in (1, 2):
+        set_num_threads(threads)
+        results.append(gradient(x, g).numpy())
+    np.testing.assert_allclose(results[0], expected, rtol=1e-3, atol=1e-2)
+    np.testing.assert_array_equal(results[0], results[1])
+    steps = gradient.lower(x, g).program.executable.program.steps
+    tilings = [choose_tiling(step, HOST)[1] for step in steps if isinstance(step, Contraction)]
+    assert all((tiling.second.count > 1 or batch == 1) and tiling.all_by_cuts for tiling in tilings)
+
+
 # -- division
 
 HOST = Host("any", "", 64, 32, True, 48 << 10, 2 << 20)
@@ -214,6 +292,21 @@ def tiling_of(rows: int, inner: int, columns: int, host: Host) -> Tiling:
     (step,) = schedule(graph).steps
     assert isinstance(step, Contraction)
     return choose_tiling(step, host)[1]
+
+
+@pytest.mark.usefixtures("always_packed")
+@pytest.mark.parametrize(("rows", "inner", "columns"), [(250, 500, 250), (784, 250, 500), (2048, 64, 96)])
+def test_blocks_that_make_panels_keep_them_in_the_second_cache(rows: int, inner: int, columns: int) -> None:
+    tiling = tiling_of(rows, inner, columns, HOST)
+    assert tiling.packs_in_blocks
+    assert tiling.inner.count == 1
+    assert tiling.block[1] * tiling.b_width * inner * 4 <= HOST.second_cache_bytes // 4
+    assert (
+        math.prod(
+            -(-split.count // size) for split, size in zip((tiling.rows, tiling.vectors), tiling.block, strict=True)
+        )
+        >= 16
+    )
 
 
 def test_square_product_takes_the_largest_tile_and_cuts_long_sums() -> None:

@@ -65,3 +65,21 @@ def test_table_names_kernels_and_lines_and_changes_nothing():
     assert text.splitlines()[-1].startswith("one call: ")
     assert all(one.seconds > 0 and one.share > 0 for one in profile.kernels)
     np.testing.assert_array_equal(w.numpy(), before)
+
+
+def test_kernels_take_no_longer_than_the_whole_and_most_of_it():
+    a, b = (ndl.Tensor(np.ones((400, 400), np.float32), requires_grad=False) for _ in range(2))
+    ndl.set_num_threads(1)
+    try:
+        profile = ndl.jit(lambda x, y: ndl.tanh(x @ y).sum()).lower(a, b).profile(repeats=5)
+    finally:
+        ndl.set_num_threads(None)
+    total = sum(one.seconds for one in profile.kernels)
+    assert 0.3 * profile.seconds < total <= 1.05 * profile.seconds
+
+
+def test_a_kernel_is_timed_apart_from_others():
+    large, small = np.ones((500, 500), np.float32), np.ones((10, 10), np.float32)
+    profile = program_of(lambda x, y: (x @ x, y @ y), large, small).profile(repeats=5)
+    times = {one.what: one.seconds for one in profile.kernels}
+    assert times["500x500 @ 500x500"] > 20 * times["10x10 @ 10x10"]

@@ -1,42 +1,48 @@
-"""Rounds: their chunks, and that a round of any number of them is done by several threads."""
+"""Rounds: chunks of long phases, and rounds of more chunks than threads could ever want."""
 
 import numpy as np
 import pytest
-from tests.compiler.compiled import assert_compiles
 
-from needle.compiler import round_code
+pytest.importorskip("llvmlite")
+
+from needle.compiler import Graph, TracedArray, input_node
+from needle.compiler.executable import Executable
 from needle.compiler.ir import Function
-from needle.compiler.loops import Buffer
 from needle.compiler.render import RenderedKernel
 from needle.compiler.rounds import Turn, shares_of
 from needle.compiler.thread_count import set_num_threads
 
-BUFFER = Buffer("b", (1000,), np.dtype(np.float32))
 
-
-def chunks_of(work: int, parts: int) -> int:
-    phase = RenderedKernel(Function("f", [], ""), (BUFFER,), parts, True, 1, work=work)
+@pytest.mark.parametrize(
+    ("parts", "work", "count"),
+    [(100, 0, 4), (1000, 20_000_000, 10), (100, 10**9, 15), (16, 10**9, 16), (17, 10**9, 9), (2, 10**9, 2)],
+)
+def test_long_phases_fall_into_more_chunks_that_are_even(parts: int, work: int, count: int) -> None:
+    phase = RenderedKernel(Function("f", []), (), parts, True, work=work)
     (share,) = shares_of([Turn(phase, None)], 4)
-    return share.count
+    assert share.count == count
 
 
-def test_long_phases_fall_into_more_chunks_than_short_ones() -> None:
-    assert chunks_of(100_000, 1000) == 4
-    assert chunks_of(20_000_000, 1000) == 10
-    assert chunks_of(10**12, 1000) == 16
-    assert chunks_of(10**12, 3) == 3
+def test_phases_that_stream_their_operands_fall_into_a_chunk_for_each_thread() -> None:
+    phase = RenderedKernel(Function("f", []), (), 84, True, is_streamed=True)
+    (share,) = shares_of([Turn(phase, None)], 4)
+    assert share.count == 2
 
 
-def test_round_of_thousands_of_chunks_is_done_whole(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(round_code, "available_processors", lambda: 300)
-    rng = np.random.default_rng(0)
-    arrays = [rng.random((600, 300), dtype=np.float32) for _ in range(4)]
-
-    def function(*given):
-        return tuple(np.exp(one) * np.sum(one, axis=0) for one in given)
-
+def test_chunks_of_a_long_round_do_not_meet_the_next_rounds() -> None:
+    count, shape = 1200, (3,)
+    inputs = tuple(input_node(shape, np.dtype("f4")) for _ in range(count))
+    large = input_node((600, 600), np.dtype("f4"))
+    outputs = [TracedArray(one) + 1 for one in inputs]
+    twice = np.tanh(np.tanh(TracedArray(large)).sum(axis=0))
+    compiled = Executable(Graph((*inputs, large), tuple(one.node for one in [*outputs, twice])))
+    arrays = [np.full(shape, number, np.float32) for number in range(count)]
+    x = np.random.default_rng(0).standard_normal((600, 600)).astype("f4")
     set_num_threads(2)
     try:
-        assert_compiles(function, *arrays)
+        for _ in range(3):
+            *got, last = compiled([*arrays, x])
+            assert all((one == number + 1).all() for number, one in enumerate(got))
+            np.testing.assert_allclose(last, np.tanh(np.tanh(x).sum(axis=0)), rtol=1e-4, atol=1e-5)
     finally:
         set_num_threads(None)

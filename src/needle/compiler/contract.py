@@ -14,7 +14,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -50,8 +51,11 @@ _WORTH_SHARING = 400_000
 _AHEAD = 8
 
 
-def render_contraction(step: Contraction, host: Host) -> list[RenderedKernel]:
-    """Return the functions that compute a contraction, in order."""
+def render_contraction(step: Contraction, host: Host, packs_once: bool = False) -> list[RenderedKernel]:
+    """Return the functions that compute a contraction, in order.
+
+    `packs_once` says that other contractions have the same right operand, and will share what is packed.
+    """
     if not all(step.out.shape):
         return []
     if step.out.dtype not in (np.float32, np.float64) or step.a.shape[-1] == 0:
@@ -59,7 +63,7 @@ def render_contraction(step: Contraction, host: Host) -> list[RenderedKernel]:
         if step.epilogue:
             kernels.append(Kernel(f"{step.name}_finish", step.out.shape, (), step.epilogue, step.sources))
         return [render_kernel(kernel) for kernel in kernels]
-    product, tiling = choose_tiling(step, host)
+    product, tiling = choose_tiling(step, host, packs_once)
     phases: list[RenderedKernel] = []
     a, a_buffer = left_panels(product, tiling), step.a.buffer
     b, b_buffer = right_panels(product, tiling), step.b.buffer
@@ -74,12 +78,14 @@ def render_contraction(step: Contraction, host: Host) -> list[RenderedKernel]:
     if tiling.pack_a:
         a_buffer = a.buffer(f"{step.name}_a", step.out)
         phases.append(render_pack(f"{step.name}_pack_a", a, step.a.buffer, a_buffer))
-    if tiling.pack_b:
+    if tiling.pack_b and not tiling.packs_in_blocks:
         b_buffer = b.buffer(f"{step.name}_b", step.out)
         phases.append(render_pack(f"{step.name}_pack_b", b, step.b.buffer, b_buffer))
-    elements = [Element(one.dtype, one.dtype, step.out.dtype) for one in (a_buffer, b_buffer)]
+    dtypes = a_buffer.dtype, step.out.dtype if tiling.pack_b else b_buffer.dtype
+    elements = [Element(dtype, dtype, step.out.dtype) for dtype in dtypes]
     sources = [source_of(*one) for one in zip((a, b), (tiling.pack_a, tiling.pack_b), elements, strict=True)]
-    return [*phases, Tiles(step, product, tiling, *sources).render(a_buffer, b_buffer)]
+    work = Tiles(step, product, tiling, *sources, panels=b if tiling.packs_in_blocks else None)
+    return [*phases, work.render(a_buffer, b_buffer)]
 
 
 def _plain_loops(step: Contraction) -> Kernel:
@@ -155,14 +161,23 @@ def source_of(panels: Panels, is_packed: bool, element: Element) -> Source:
 class Tiles:
     """Writes the function that computes tiles begin … end − 1 of the result, block by block."""
 
-    def __init__(self, step: Contraction, product: Product, tiling: Tiling, a: Source, b: Source) -> None:
+    def __init__(
+        self,
+        step: Contraction,
+        product: Product,
+        tiling: Tiling,
+        a: Source,
+        b: Source,
+        *,
+        panels: Panels | None = None,
+    ) -> None:
         self.step = step
         self.product = product
         self.tiling = tiling
         self.a = a
         self.b = b
         # Sums that nobody else reads go no further than a piece of the stack.
-        self.writes_out = step.keeps_out or tiling.inner.count > 1
+        self.writes_out = step.keeps_out or tiling.cuts > 1
         row_stride = product.out.outer if self.writes_out else tiling.b_width
         self.epilogue = Epilogue(step, product, tiling, row_stride)
         names = self.epilogue.pointers
@@ -171,31 +186,76 @@ class Tiles:
         parameters = [f"ptr noalias {name}" for name in [*written, *read]]
         self.f = TilesFunction(f"{step.name}_tiles", [*parameters, "i64 %begin", "i64 %end"], "nounwind noinline #0")
         self.tile = self.f.slot(llvm_type(step.out.dtype), tiling.rows.largest * tiling.b_width)
+        self.panels = panels  # of the right operand, where each block makes its own
+        self.b_pointer = SSA("%b", "ptr")
+        if panels is not None:
+            self.b_pointer = self.f.slot(llvm_type(step.out.dtype), tiling.block[1] * panels.inner * panels.width)
 
     def render(self, a: Buffer, b: Buffer) -> RenderedKernel:
         """Return the function."""
         f, product, tiling = self.f, self.product, self.tiling
         blocks = [-(-count // size) for count, size in zip(self._counts(), tiling.block, strict=True)]
-        each = math.prod(tiling.block)
+        size = math.prod(tiling.block)
+        # What threads take is a tile; a whole block where that has panels of its own.
+        each = 1 if tiling.packs_in_blocks else size
         parts = math.prod([*product.batch, *blocks, each])
         last = f.binary("sub", f.binary("add", SSA("%end", "i64"), f.integer(each - 1)), f.integer(0))
         first_block = f.binary("udiv", SSA("%begin", "i64"), f.integer(each))
-        with f.loop(first_block, f.binary("udiv", last, f.integer(each))) as block:
+        bounds = first_block, f.binary("udiv", last, f.integer(each))
+        packed = self._nothing_packed()
+        with ExitStack() as loops:
+            if tiling.all_by_cuts:
+                cut = loops.enter_context(f.loop(f.integer(0), f.integer(tiling.cuts)))
+            block = loops.enter_context(f.loop(*bounds))
             *at, across, down = coordinates(f, block, [*product.batch, blocks[1], blocks[0]])
-            start = f.binary("mul nsw", block, f.integer(each))
-            low = f.binary("sub", f.intrinsic("smax", start, SSA("%begin", "i64")), start)
-            high = f.binary(
-                "sub", f.intrinsic("smin", f.binary("add", start, f.integer(each)), SSA("%end", "i64")), start
-            )
-            with f.loop(f.integer(0), f.integer(tiling.inner.count)) as cut, f.loop(low, high) as number:
-                self._tile_in_block(at, down, across, number, cut)
+            within = self._tiles_of_block(block)
+            if self.panels is not None:
+                panels = f.binary("udiv", block, f.integer(blocks[0]))
+                with f.when(f.compare("ne", f.load("i64", packed, 8), panels)):
+                    self._pack(self.panels, at, across, b)
+                    f.store(panels, packed, 8)
+            if not tiling.all_by_cuts:
+                cut = loops.enter_context(f.loop(f.integer(0), f.integer(tiling.cuts)))
+            number = loops.enter_context(f.loop(*within))
+            self._tile_in_block(at, down, across, number, cut)
         work = math.prod(product.batch) * product.rows * product.columns * product.inner
         if self.step.epilogue:
-            f.finish = self.epilogue.function()
-            f.declarations |= f.finish.declarations
+            f.add(self.epilogue.function())
         written = (self.step.out,) * self.writes_out + self.epilogue.writes
         buffers = (*written, a, b, *self.epilogue.reads)
-        return RenderedKernel(f, buffers, parts, work >= _WORTH_SHARING, len(written), work=work)
+        by_cuts = tiling.all_by_cuts
+        is_shared, work = work >= _WORTH_SHARING, 0 if by_cuts else work
+        return RenderedKernel(f, buffers, parts, is_shared, len(written), work=work, is_streamed=by_cuts)
+
+    def _tiles_of_block(self, block: SSA) -> tuple[SSA, SSA]:
+        """Return the numbers, within a block, of the first tile to do and of that after the last one."""
+        f, size = self.f, self.f.integer(math.prod(self.tiling.block))
+        if self.tiling.packs_in_blocks:
+            return f.integer(0), size
+        start = f.binary("mul nsw", block, size)
+        low = f.binary("sub", f.intrinsic("smax", start, SSA("%begin", "i64")), start)
+        end = f.intrinsic("smin", f.binary("add", start, size), SSA("%end", "i64"))
+        return low, f.binary("sub", end, start)
+
+    def _nothing_packed(self) -> SSA:
+        """Return where the number of the blocks' panels will be that are there already."""
+        packed = self.f.slot("i64")
+        self.f.store(self.f.integer(-1), packed, 8)
+        return packed
+
+    def _pack(self, panels: Panels, at: Sequence[SSA], across: SSA, b: Buffer) -> None:
+        """Make the panels of a block, in memory that every block of this thread uses for them."""
+        f, width = self.f, self.tiling.block[1]
+        count, size = panels.split.count, panels.inner * panels.width
+        packed = panels.buffer(f"{self.step.name}_b", self.step.out)
+        pack = render_pack(f"{f.name}.pack", panels, b, packed, only_these=True)
+        f.add(pack.function)
+        matrix = offset(f, at, [stride // size for stride in panels.batch_strides])
+        begin = f.binary("mul nsw", across, f.integer(width))
+        end = f.intrinsic("smin", f.binary("add nsw", begin, f.integer(width)), f.integer(count))
+        each = f.integer(pack.parts // (math.prod(panels.own_batch) * count))
+        bounds = [f.binary("mul nsw", f.binary("add nsw", matrix, panel), each) for panel in (begin, end)]
+        f.do(f"call void @{pack.function.name}({self.b_pointer}, ptr %b, {', '.join(map(str, bounds))})")
 
     def _counts(self) -> tuple[int, int]:
         return self.tiling.rows.count, self.tiling.vectors.count
@@ -204,34 +264,32 @@ class Tiles:
         """Compute a tile, given its number in the block; nothing where the block hangs over the edge."""
         f = self.f
         height, width = self.tiling.block
-        row, column = coordinates(f, number, [height, width])
+        row, own = coordinates(f, number, [height, width])
         row = f.binary("add", row, f.binary("mul", down, f.integer(height)))
-        column = f.binary("add", column, f.binary("mul", across, f.integer(width)))
+        column = f.binary("add", own, f.binary("mul", across, f.integer(width)))
         rows, columns = self._counts()
         if rows % height == 0 and columns % width == 0:
-            self._tile(at, row, column, cut)
+            self._tile(at, row, column, own, cut)
             return
         inside = f.binary("and", f.compare("slt", row, f.integer(rows)), f.compare("slt", column, f.integer(columns)))
         with f.when(inside):
-            self._tile(at, row, column, cut)
+            self._tile(at, row, column, own, cut)
 
-    def _tile(self, at: Sequence[SSA], row: SSA, panel: SSA, cut: SSA) -> None:
-        """Compute a tile at these numbers: one loop for each size that tiles have."""
+    def _tile(self, at: Sequence[SSA], row: SSA, panel: SSA, own: SSA, cut: SSA) -> None:
+        """Compute a tile at these numbers, its panel `own` in its block: one loop for each size that tiles have."""
         f, tiling, product = self.f, self.tiling, self.product
         first_row, height = self._extent(tiling.rows, row)
         first_vector, width = self._extent(tiling.vectors, panel)
         first_column = f.binary("mul nsw", first_vector, f.integer(tiling.lanes))
-        begin = part_start(f, tiling.inner, cut)
-        end = part_start(f, tiling.inner, f.binary("add", cut, f.integer(1)))
+        bounds = self._bounds(cut)
         place = _TilePlace(
             self.a.begin(f, at, row, first_row),
-            self.b.begin(f, at, panel, first_column),
+            self._begin_of_b(at, panel, own, first_column),
             offset(f, [*at, first_row, first_column], [*product.out.batch, product.out.outer, 1]),
             f.binary("sub", f.integer(self.product.columns), first_column),
-            begin,
-            end,
+            bounds,
             f.compare("eq", cut, f.integer(0)),
-            f.compare("eq", cut, f.integer(tiling.inner.count - 1)),
+            f.compare("eq", cut, f.integer(tiling.cuts - 1)),
             first_column,
         )
         for is_tall, rows in self._variants(tiling.rows, height):
@@ -239,6 +297,22 @@ class Tiles:
                 for is_wide, vectors in self._variants(tiling.vectors, width):
                     with f.when(is_wide):
                         self._sums(place, rows, vectors)
+
+    def _bounds(self, cut: SSA) -> list[tuple[SSA, SSA]]:
+        """Return where each axis of the sum begins and ends in a cut."""
+        f, inner, second = self.f, self.tiling.inner, self.tiling.second
+        outer, within = coordinates(f, cut, [inner.count, second.count])
+        bounds = [
+            (part_start(f, split, at), part_start(f, split, f.binary("add", at, f.integer(1))))
+            for split, at in ((inner, outer), (second, within))
+        ]
+        bounds += [(f.integer(0), f.integer(length)) for length in self.product.sums[2:]]
+        return bounds[: len(self.product.sums)]
+
+    def _begin_of_b(self, at: Sequence[SSA], panel: SSA, own: SSA, first_column: SSA) -> SSA:
+        if self.panels is None:
+            return self.b.begin(self.f, at, panel, first_column)
+        return self.f.binary("mul nsw", own, self.f.integer(self.b.panel))
 
     def _extent(self, split: Split, number: SSA) -> tuple[SSA, SSA]:
         start = part_start(self.f, split, number)
@@ -267,7 +341,7 @@ class Tiles:
         starts = []
         for number, address in enumerate(addresses):
             zero = SSA("zeroinitializer", vector)
-            if self.tiling.inner.count > 1:
+            if self.tiling.cuts > 1:
                 before = load_vector(f, vector, address, masks[number % vectors], align)
                 zero = f.select(place.is_first, zero, before)
             starts.append(zero)
@@ -293,20 +367,20 @@ class Tiles:
     ) -> list[SSA]:
         """Write the loops over the sum, all sums in registers, and return them."""
         a = self.f.address("%a", self.a.element.unit, place.a)
-        b = self.f.address("%b", self.b.element.unit, place.b)
-        return self._axis(0, (a, b), (place.begin, place.end), (rows, vectors, masks), starts)
+        b = self.f.address(self.b_pointer.name, self.b.element.unit, place.b)
+        return self._axis(0, (a, b), place.bounds, (rows, vectors, masks), starts)
 
     def _axis(
         self,
         axis: int,
         at: tuple[SSA, SSA],
-        bounds: tuple[SSA, SSA],
+        bounds: Sequence[tuple[SSA, SSA]],
         tile: tuple[int, int, Sequence[SSA | None]],
         starts: Sequence[SSA],
     ) -> list[SSA]:
         """Write the loop over one axis of the sum, and those inside it."""
         f, vector = self.f, starts[0].type
-        end = opaque(f, bounds[1])
+        begin, end = bounds[axis][0], opaque(f, bounds[axis][1])
         before, body, done = f.block, f.fresh("body"), f.fresh("done")
         f.do(f"br label {body}")
         f.label(body)
@@ -321,13 +395,12 @@ class Tiles:
             for pointer, source in zip(at, (self.a, self.b), strict=True)
         )
         if axis + 1 < len(self.product.sums):
-            whole = f.integer(0), f.integer(self.product.sums[axis + 1])
-            sums = self._axis(axis + 1, (a, b), whole, tile, kept)
+            sums = self._axis(axis + 1, (a, b), bounds, tile, kept)
         else:
             sums = self._step(a, b, tile, kept)
         f.lines.append(f"  {following} = add nsw i64 {k}, 1")
         latch = f.block
-        f.lines[heads] = f"  {k} = phi i64 [ {bounds[0].name}, %{before} ], [ {following}, %{latch} ]"
+        f.lines[heads] = f"  {k} = phi i64 [ {begin.name}, %{before} ], [ {following}, %{latch} ]"
         for number, (one, start, new) in enumerate(zip(kept, starts, sums, strict=True), heads + 1):
             f.lines[number] = f"  {one.name} = phi {vector} [ {start.name}, %{before} ], [ {new.name}, %{latch} ]"
         more = f.emit("i1", f"icmp slt i64 {following}, {end.name}")
@@ -370,14 +443,18 @@ class Tiles:
 
 @dataclass
 class TilesFunction(Function):
-    """The function of a contraction's tiles, and the one of its epilogue that it calls."""
+    """The function of a contraction's tiles, and those that it calls: of its epilogue, and what makes panels."""
 
-    finish: Function | None = None
+    called: list[Function] = field(default_factory=list)
+
+    def add(self, function: Function) -> None:
+        """Add a function that this one calls."""
+        self.called.append(function)
+        self.declarations |= function.declarations
 
     def text(self, result: str = "void", returned: Callable[[], str] | None = None) -> str:
-        """Return both functions."""
-        tiles = super().text(result, returned)
-        return tiles if self.finish is None else f"{self.finish.text()}\n\n{tiles}"
+        """Return all functions."""
+        return "\n\n".join([*(one.text() for one in self.called), super().text(result, returned)])
 
 
 @dataclass(frozen=True, slots=True)
@@ -388,8 +465,7 @@ class _TilePlace:
     b: SSA
     out: SSA
     columns_left: SSA
-    begin: SSA
-    end: SSA
+    bounds: Sequence[tuple[SSA, SSA]]
     is_first: SSA
     is_last: SSA
     first_column: SSA

@@ -33,6 +33,8 @@ __all__ = [
     "store_vector",
 ]
 
+# How far ahead memory is asked for: steps of the sum where each is in another line, elements where they share lines.
+_STEPS_AHEAD, _ELEMENTS_AHEAD = 32, 64
 # Steps of the sum in one piece of work for a thread.
 _PIECE = 128
 # The side of the squares that are transposed in registers. Larger ones are little faster, and long to compile.
@@ -156,10 +158,18 @@ def _mangled(vector: str) -> str:
     return f"v{count}{ {'float': 'f32', 'double': 'f64'}.get(element, element) }"
 
 
-def render_pack(
-    name: str, panels: Panels, source: Buffer, packed: Buffer, copy: Callable[..., Copy] | None = None
+def render_pack(  # noqa: PLR0917
+    name: str,
+    panels: Panels,
+    source: Buffer,
+    packed: Buffer,
+    copy: Callable[..., Copy] | None = None,
+    only_these: bool = False,
 ) -> RenderedKernel:
-    """Write the function that copies a matrix into panels; `copy` writes how one panel's steps are."""
+    """Write the function that copies a matrix into panels; `copy` writes how one panel's steps are.
+
+    `only_these` says that `packed` begins with the first panel of those that a call copies, and not with the first.
+    """
     parameters = ["ptr noalias %packed", "ptr noalias %source", "i64 %begin", "i64 %end"]
     f = Function(name, parameters, "nounwind noinline #0")
     *outside, steps = panels.sums
@@ -171,6 +181,8 @@ def render_pack(
         matrix = offset(f, at, [*panels.layout.batch, *panels.layout.inner[:-1]], panels.layout.offset)
         first = f.binary("mul nsw", part_start(f, panels.split, panel), f.integer(panels.unit))
         number = f.binary("udiv", part, f.integer(pieces))
+        if only_these:
+            number = f.binary("sub nsw", number, f.binary("udiv", SSA("%begin", "i64"), f.integer(pieces)))
         target = f.binary("mul nsw", number, f.integer(steps * panels.width))
         begin = f.binary("mul nsw", piece, f.integer(_PIECE))
         end = f.intrinsic("smin", f.binary("add nsw", begin, f.integer(_PIECE)), f.integer(steps))
@@ -236,6 +248,16 @@ class Copy:
         at = offset(self.f, [k, j], (self.panels.width, 1))
         return self.f.address("%packed", self.scalar, self.f.binary("add nsw", self.target, at))
 
+    def _ahead(self, k: SSA, steps: int) -> SSA:
+        """Return how many elements further on that lies which is read so many steps later, maybe of the next panel."""
+        f, (*_, stride), total = self.f, self.panels.layout.inner, self.panels.sums[-1]
+        next_panel = self.panels.width * self.panels.layout.outer - total * stride
+        is_here = f.compare("slt", k, f.integer(total - steps))
+        return f.select(is_here, f.integer(steps * stride), f.integer(steps * stride + next_panel))
+
+    def _moved(self, address: SSA, elements: SSA) -> SSA:
+        return self.f.address(address.name, self.element.unit, elements)
+
     def _along_panels(self, begin: SSA, end: SSA) -> None:
         f, panels = self.f, self.panels
         starts = range(0, panels.width, panels.lanes)
@@ -244,7 +266,9 @@ class Copy:
         whole = panels.unit == panels.lanes and panels.outer % panels.lanes == 0 and _is_even(panels.split)
         masks = [None if whole else mask_below(f, limit, panels.lanes) for limit in left]
         with f.loop(begin, end) as k:
+            ahead = self._ahead(k, _STEPS_AHEAD)
             for j, column, mask in zip(starts, columns, masks, strict=True):
+                prefetch(f, self._moved(self._source(column, k), ahead))
                 value = self._columns(column, k, mask)
                 f.store(value, self._target(k, f.integer(j)), self.size)
 
@@ -257,11 +281,13 @@ class Copy:
         with f.loop(begin, end, side) as start:
             # The last square overlaps the one before: it writes the same values there.
             k = f.intrinsic("smin", start, f.integer(steps - short))
+            ahead = self._ahead(k, _ELEMENTS_AHEAD)
             with f.loop(f.integer(0), opaque(f, f.integer(panels.width)), side) as j:
                 rows = []
                 for i in range(side):
                     column = f.binary("add nsw", f.binary("add nsw", self.first, j), f.integer(i))
                     column = f.intrinsic("smin", column, last)
+                    prefetch(f, self._moved(self._source(column, k), ahead))
                     rows.append(self._vector(side, column, k, mask))
                 for i, row in enumerate(self._transposed(rows)[:short]):
                     f.store(row, self._target(f.binary("add nsw", k, f.integer(i)), j), self.size)

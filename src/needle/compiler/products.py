@@ -25,14 +25,14 @@ _FEWEST = 16
 _FEWEST_PRODUCTS = 64**3
 
 
-def render_product(step: Contraction, host: Host) -> list[RenderedKernel]:
-    """Return the functions that compute a contraction, in order."""
+def render_product(step: Contraction, host: Host, packs_once: bool = False) -> list[RenderedKernel]:
+    """Return the functions that compute a contraction, in order; others have its right operand where `packs_once`."""
     if step.a.buffer.dtype == bfloat16 and step.out.dtype == float32 and all(step.out.shape):
         if host.has_tiles and _fills_tiles(step):
             return render_tile_product(step, host)
         if host.has_dots:
             return render_dot_product(step, host)
-    return render_contraction(step, host)
+    return render_contraction(step, host, packs_once)
 
 
 def _fills_tiles(step: Contraction) -> bool:

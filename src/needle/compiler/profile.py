@@ -1,17 +1,22 @@
-"""Where the time of a compiled program goes: each kernel timed by itself, beside what the machine can do at most."""
+"""Where the time of a compiled program goes: each kernel timed where it runs, beside what the machine can do at most.
+
+The program is written anew, with two looks at the clock around each call of a kernel. So a kernel finds in the caches
+what it finds there otherwise, and the kernels' times and the time that threads wait for each other make up the whole.
+"""
 
 from __future__ import annotations
 
 import math
 import statistics
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from needle.compiler.cache import cached_object
 from needle.compiler.executable import Executable, Memory, address_of
 from needle.compiler.host import host
 from needle.compiler.limits import copy_limit, multiply_add_limit
@@ -24,14 +29,17 @@ from needle.compiler.thread_count import get_num_threads
 
 __all__ = ["KernelTime", "Profile", "count_bytes", "count_operations", "profile_program"]
 
+# Runs that do not count: the first ones wake the threads and fill the caches.
+_WARM_UP = 3
+
 
 @dataclass(frozen=True, slots=True)
 class KernelTime:
     """One kernel's figures.
 
-    Fields: `name`; `what`, its shape and operations; `seconds`; `operations`, floating-point ones; `bytes`, of the
-    arrays that it reads and writes; `share` of the machine's limit, the time that it would take there over the time
-    that it took; `sources`, the lines of the user's program.
+    Fields: `name`; `what`, its shape and operations; `seconds`, those of all threads over the number of threads;
+    `operations`, floating-point ones; `bytes`, of the arrays that it reads and writes; `share` of the machine's limit,
+    the time that it would take there over the time that it took; `sources`, the lines of the user's program.
     """
 
     name: str
@@ -79,19 +87,21 @@ class Profile:
             lines.append("  ".join([*cells, row[-1]]).rstrip())
         total = sum(one.seconds for one in self.kernels)
         threads = f"{self.threads} thread{'s' * (self.threads > 1)}"
+        rest = max(self.seconds - total, 0.0)
         lines.append(
-            f"one call: {self.seconds * 1e6:.1f} µs on {threads}; the kernels one by one: {total * 1e6:.1f} µs"
+            f"one call: {self.seconds * 1e6:.1f} µs on {threads}, {total * 1e6:.1f} µs of it in kernels and "
+            f"{rest * 1e6:.1f} µs starting and waiting for each other"
         )
         return "\n".join(lines)
 
 
 def profile_program(executable: Executable, arrays: Sequence[NDArray[Any]], repeats: int = 50) -> Profile:
-    """Time each kernel of a program on copies of its inputs.
+    """Time each kernel of a program where it runs in it, on copies of the program's inputs.
 
     Args:
         executable: the program.
         arrays: its inputs; they are copied and stay what they are.
-        repeats: how often each kernel runs; the median counts.
+        repeats: how often the program runs; the medians count.
     """
     given = [np.array(array, order="C") for array in arrays]
     outputs = executable.new_outputs()
@@ -102,39 +112,31 @@ def profile_program(executable: Executable, arrays: Sequence[NDArray[Any]], repe
         addresses[number] = address_of(array)
     for number, array in enumerate(outputs, executable.output_start):
         addresses[number] = address_of(array)
-    whole = _median(lambda: executable.run(addresses), repeats)
     threads = get_num_threads()
-    nothing = _time_of(replace(executable.program, steps=()), addresses, repeats)
-    kernels = []
-    for step in executable.program.steps:
-        seconds = max(_time_of(replace(executable.program, steps=(step,)), addresses, repeats) - nothing, 1e-8)
-        kernels.append(_figures(step, seconds, threads))
-    return Profile(tuple(sorted(kernels, key=lambda one: -one.seconds)), whole, threads)
+    whole, of_steps = _times(executable.program, addresses, repeats)
+    figures = [_figures(step, max(of_steps[step.name] / threads, 1e-9), threads) for step in executable.program.steps]
+    return Profile(tuple(sorted(figures, key=lambda one: -one.seconds)), whole, threads)
 
 
-def _median(run: Callable[[], None], repeats: int) -> float:
-    times = []
-    for _ in range(repeats + 3):
-        start = time.perf_counter()
-        run()
-        times.append(time.perf_counter() - start)
-    return statistics.median(times[3:])
-
-
-def _time_of(program: Program, addresses: NDArray[np.uintp], repeats: int) -> float:
-    """Return the seconds that a part of a program takes by itself, in memory of its own."""
-    module = render_program(program, host())
-    address, code = load_modules(compile_modules(module.text), "program")
-    memory, arrays = Memory(module.arena.size, module.control_bytes), address_of(addresses)
+def _times(program: Program, addresses: NDArray[np.uintp], repeats: int) -> tuple[float, dict[str, float]]:
+    """Return the seconds that a program takes, and those of its steps, of all threads together."""
+    module = render_program(program, host(), is_timed=True)
+    address, code = load_modules(cached_object(module.text, compile_modules), "program")
+    memory, given = Memory(module.arena.size, module.control_bytes), address_of(addresses)
     memory.whole.fill(0)
-
-    def run() -> None:
+    counters = memory.control[module.control_bytes - 8 * len(module.timed) :].view(np.int64)
+    wholes, counts = [], []
+    for _ in range(repeats + _WARM_UP):
         memory.control.fill(0)
-        run_program(address, arrays, memory.address, module.parallel)
-
-    seconds = _median(run, repeats)
+        start = time.perf_counter()
+        run_program(address, given, memory.address, module.parallel)
+        wholes.append(time.perf_counter() - start)
+        counts.append(counters * 1e-9)
     del code
-    return seconds
+    of_steps = dict.fromkeys((step.name for step in program.steps), 0.0)
+    for name, seconds in zip(module.timed, np.median(counts[_WARM_UP:], axis=0), strict=True):
+        of_steps[name] += float(seconds)
+    return statistics.median(wholes[_WARM_UP:]), of_steps
 
 
 def _figures(step: Step, seconds: float, threads: int) -> KernelTime:

@@ -9,6 +9,7 @@ of the work until none is left, and wait until all are done.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -29,7 +30,7 @@ from needle.compiler.render import RenderedKernel, render_kernel
 from needle.compiler.round_code import RoundCode, render_rounds
 from needle.compiler.rounds import make_rounds
 from needle.compiler.row_blocks import in_row_blocks
-from needle.compiler.schedule import Program, Step
+from needle.compiler.schedule import Contraction, Program, Step
 from needle.compiler.sharing import share_functions, share_packed
 from needle.compiler.stencil_code import render_stencil
 from needle.compiler.thread_count import available_processors
@@ -46,27 +47,31 @@ _MOST_MODULES, _MODULE_SIZE = 16, 60_000
 class Module:
     """LLVM's text, of several modules where it is long, the arena, and whether a second thread has anything to do.
 
-    Behind the arena's buffers lie `control_bytes` that are 0 when the program starts.
+    Behind the arena's buffers lie `control_bytes` that are 0 when the program starts. The last of them hold the times
+    of the `timed` steps, in nanoseconds of all threads together; a step of several phases is there several times.
     """
 
     text: str
     arena: Arena
     control_bytes: int
     parallel: bool
+    timed: tuple[str, ...] = ()
 
 
-def render_program(program: Program, host: Host) -> Module:
-    """Write a program as LLVM IR."""
+def render_program(program: Program, host: Host, is_timed: bool = False) -> Module:
+    """Write a program as LLVM IR; one that counts the time that its steps take where `is_timed`."""
     phases: list[RenderedKernel] = []
-    render = Renderings(partial(_render_step, host=host))
     steps = in_lanes(program, available_processors())
     of_lanes = {buffer for one in steps if one.lane is not None for buffer in one.step.writes()}
+    right_operands = Counter(one.step.b for one in steps if isinstance(one.step, Contraction))
+    renderings = {shares: Renderings(partial(_render_step, host=host, packs_once=shares)) for shares in (False, True)}
     for one in steps:
         rebased, begins = rebase(one.step)
+        render = renderings[isinstance(one.step, Contraction) and right_operands[one.step.b] > 1]
         for phase in render(rebased):
             # What only prepares the weights is done for all lanes.
             lane = None if of_lanes.isdisjoint(phase.buffers) else one.lane
-            phases.append(replace(phase, begins=begins, lane=lane))
+            phases.append(replace(phase, begins=begins, lane=lane, step=one.step.name))
     phases = share_functions([phase for phase in phases if phase.parts > 0])
     of_steps = {buffer for one in steps for buffer in (*one.step.reads(), *one.step.writes())}
     phases = share_packed(phases, of_steps)
@@ -79,18 +84,18 @@ def render_program(program: Program, host: Host) -> Module:
     rounds = postpone(make_rounds(phases), known)
     arena = plan_rounds(rounds, known)
     kernels = list({phase.function.name: phase.function for phase in phases}.values())
-    code = render_rounds(rounds, outside, arena, host)
+    code = render_rounds(rounds, outside, arena, host, is_timed)
     text = MODULE_BREAK.join(_modules(code, kernels, host))
     has_lanes = any(phase.lane is not None for phase in phases)
     shared = sum(phase.work or math.inf for phase in phases if not phase.is_alone)
-    return Module(text, arena, code.control_bytes, has_lanes or shared >= _WORTH_A_THREAD)
+    return Module(text, arena, code.control_bytes, has_lanes or shared >= _WORTH_A_THREAD, code.timed)
 
 
-def _render_step(step: Step, host: Host) -> list[RenderedKernel]:
-    """Return the functions that compute a step, in order."""
+def _render_step(step: Step, host: Host, packs_once: bool) -> list[RenderedKernel]:
+    """Return the functions that compute a step, in order; other products have its right operand where `packs_once`."""
     if isinstance(step, Kernel):
         return [_render_kernel(kernel, host) for kernel in in_row_blocks(step)]
-    return render_product(step, host)
+    return render_product(step, host, packs_once)
 
 
 def _render_kernel(kernel: Kernel, host: Host) -> RenderedKernel:

@@ -76,8 +76,9 @@ class RenderedKernel:
     """A kernel's function, the buffers it takes, into how many parts it falls, and whether threads share them.
 
     The first `written` of the buffers are written to; all of them where that is None. `begins` says how many elements
-    into some of the buffers their pointers are. `work` is about how many operations there are, 0 where nobody knows.
-    None of one lane waits for one of another lane of its chain.
+    into some of the buffers their pointers are, `step` what step of the program it is a part of, `work` about how many
+    operations there are, 0 where nobody knows. Each chunk goes through all operands where `is_streamed`. None of one
+    lane waits for one of another lane of its chain.
     """
 
     function: Function
@@ -88,6 +89,8 @@ class RenderedKernel:
     begins: Mapping[Buffer, int] = field(default_factory=dict)
     work: int = 0
     lane: Lane | None = None
+    step: str = ""
+    is_streamed: bool = False
 
     @property
     def writes(self) -> tuple[Buffer, ...]:

@@ -7,7 +7,9 @@ the layers of a model. LLVM's time grows with the number of different kernels, n
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from needle.compiler.host import Host
@@ -28,14 +30,20 @@ _LONG_CHAIN = 6
 
 @dataclass(frozen=True, slots=True)
 class RoundCode:
-    """The functions, `program` among them, what stands before them, and the bytes that are 0 at the start."""
+    """The functions, `program` among them, what stands before them, and the bytes that are 0 at the start.
+
+    The last of those bytes count the time that each of the `timed` steps took, in nanoseconds of all threads together.
+    """
 
     functions: list[Function]
     text: str
     control_bytes: int
+    timed: tuple[str, ...] = ()
 
 
-def render_rounds(rounds: Sequence[Sequence[Turn]], outside: Sequence[Buffer], arena: Arena, host: Host) -> RoundCode:
+def render_rounds(
+    rounds: Sequence[Sequence[Turn]], outside: Sequence[Buffer], arena: Arena, host: Host, is_timed: bool = False
+) -> RoundCode:
     """Write the code of a program's rounds.
 
     Args:
@@ -43,26 +51,33 @@ def render_rounds(rounds: Sequence[Sequence[Turn]], outside: Sequence[Buffer], a
         outside: the buffers whose addresses the caller gives, in the order of `arrays`.
         arena: where all others lie.
         host: the processor.
+        is_timed: whether the time that each phase takes is counted.
     """
-    writer = _Writer(outside, arena)
-    for number, turns in enumerate(rounds):
-        writer.add(number, shares_of(turns, 2 * available_processors()))
+    shares = [shares_of(turns, 2 * available_processors()) for turns in rounds]
+    control_bytes = sum(map(_control_bytes, shares))
+    writer = _Writer(outside, arena, arena.size + control_bytes if is_timed else None)
+    for number, of_round in enumerate(shares):
+        writer.add(number, of_round)
     program = writer.program(len(rounds))
     share = _SHARE.format(spins=_SPINS_BEFORE_YIELD, pause=host.pause)
-    text = "\n".join([*writer.tables, "", share])
-    return RoundCode([*writer.functions.values(), program], text, writer.control_bytes)
+    clock = _CLOCK.format(clock=time.CLOCK_MONOTONIC) if is_timed else ""
+    text = "\n".join([*writer.tables, "", share, clock])
+    control_bytes += _COUNTER_BYTES * len(writer.timed)
+    return RoundCode([*writer.functions.values(), program], text, control_bytes, tuple(writer.timed))
 
 
 class _Writer:
-    """Writes rounds, functions that are equal once."""
+    """Writes rounds, functions that are equal once; the time of each phase is added up from `counters` on, if given."""
 
-    def __init__(self, outside: Sequence[Buffer], arena: Arena) -> None:
+    def __init__(self, outside: Sequence[Buffer], arena: Arena, counters: int | None) -> None:
         self.numbers = {buffer: number for number, buffer in enumerate(outside)}
         self.arena = arena
+        self.counters = counters
+        self.timed: list[str] = []
+        self.control = arena.size
         self.functions: dict[str, Function] = {}
         self.tables: list[str] = []
         self.rows: list[str] = []
-        self.control_bytes = 0
 
     def add(self, number: int, shares: Sequence[Share]) -> None:
         """Write a round: the function that does one of its chunks, its table, and its row in the table of rounds."""
@@ -81,10 +96,9 @@ class _Writer:
             first += share.count
         values = ", ".join(f"i64 {place}" for place in places or [0])
         self.tables.append(f"@table{number} = internal constant [{max(len(places), 1)} x i64] [{values}]")
-        self.rows.append(
-            f"{_ROW} {{ i64 {first}, i64 {self.control_bytes}, ptr @{self._known(f).name}, ptr @table{number} }}"
-        )
-        self.control_bytes += _LINE_BYTES * (1 + -(-4 * first // _LINE_BYTES))
+        known = self._known(f).name
+        self.rows.append(f"{_ROW} {{ i64 {first}, ptr @{known}, ptr @table{number}, i64 {self.control} }}")
+        self.control += _control_bytes(shares)
 
     def _known(self, f: Function) -> Function:
         """Return a function of the same text, where there is one already."""
@@ -94,7 +108,21 @@ class _Writer:
         """Write the call that does one of `count` chunks of a phase."""
         arguments = [str(self._pointer(f, buffer, phase, places)) for buffer in phase.buffers]
         bounds = [str(_bound(f, chunk, phase.parts, count, more)) for more in (0, 1)]
-        f.do(f"call void @{phase.function.name}({', '.join([*arguments, *bounds])})")
+        with self._timed(f, phase, places):
+            f.do(f"call void @{phase.function.name}({', '.join([*arguments, *bounds])})")
+
+    @contextmanager
+    def _timed(self, f: Function, phase: RenderedKernel, places: list[int]) -> Iterator[None]:
+        """Write what adds the time that a call takes to its phase's counter, where phases are timed."""
+        if self.counters is None:
+            yield
+            return
+        counter = _entry(f, self.counters + _COUNTER_BYTES * len(self.timed), places)
+        self.timed.append(phase.step)
+        start = f.emit("i64", "call i64 @now()")
+        yield
+        taken = f.binary("sub", f.emit("i64", "call i64 @now()"), start)
+        f.do(f"atomicrmw add {f.address('%arena', 'i8', counter)}, {taken} monotonic, align 8")
 
     def _pointer(self, f: Function, buffer: Buffer, phase: RenderedKernel, places: list[int]) -> SSA:
         """Write what finds a buffer by the table, and add to that where the buffer is."""
@@ -129,15 +157,21 @@ class _Writer:
         content = f"[{', '.join(self.rows)}]" if count else "zeroinitializer"
         self.tables.append(f"@rounds = internal constant [{count} x {_ROW}] {content}")
         f = Function("program", ["ptr %arrays", "ptr %arena", "i64 %thread", "i64 %threads"], "nounwind #0", linkage="")
-        controls = f.address("%arena", "i8", f.integer(self.arena.size))
         with f.loop(f.integer(0), f.integer(count)) as number:
             row = f.address("@rounds", _ROW, number)
-            chunks, begin = (f.load("i64", f.address(row.name, "i64", f.integer(place)), 8) for place in (0, 1))
-            work, table = (f.load("ptr", f.address(row.name, "ptr", f.integer(place)), 8) for place in (2, 3))
-            control = f.address(controls.name, "i8", begin)
+            chunks = f.load("i64", row, 8)
+            work, table = (f.load("ptr", f.address(row.name, "ptr", f.integer(place)), 8) for place in (1, 2))
+            place = f.load("i64", f.address(row.name, "i64", f.integer(3)), 8)
+            control = f.address("%arena", "i8", place)
             arguments = f"{control}, {chunks}, i64 %thread, i64 %threads, {work}, {table}, ptr %arrays, ptr %arena"
             f.do(f"call void @share({arguments})")
         return f
+
+
+def _control_bytes(shares: Sequence[Share]) -> int:
+    """Return what a round needs while it runs: how many chunks are done, and from 64 bytes on whether each is taken."""
+    chunks = sum(share.count for share in shares)
+    return 64 + -(-4 * chunks // 64) * 64
 
 
 def _entry(f: Function, value: int, places: list[int]) -> SSA:
@@ -154,15 +188,28 @@ def _bound(f: Function, number: SSA, parts: int, count: int, more: int) -> SSA:
     return f.binary("udiv", scaled, f.integer(count))
 
 
-# A row of the table of rounds: how many chunks there are, where what it needs while it runs begins, the function that
-# does a chunk, and the table that it reads.
-_ROW = "{ i64, i64, ptr, ptr }"
+# A row of the table of rounds: how many chunks there are, the function that does one, the table that it reads, and
+# where in the arena the round's control is.
+_ROW = "{ i64, ptr, ptr, i64 }"
 # A link of a chain: a function, and where its part of the round's table begins.
 _LINK = "{ ptr, i64 }"
 
-# What a round needs while it runs: in one line of the cache how many chunks are done, and from the next one on whether
-# each has been taken.
-_LINE_BYTES = 64
+# A phase's time, in nanoseconds.
+_COUNTER_BYTES = 8
+
+_CLOCK = """
+declare i32 @clock_gettime(i32, ptr)
+
+define internal i64 @now() nounwind noinline {{
+  %time = alloca [2 x i64], align 8
+  %ignored = call i32 @clock_gettime(i32 {clock}, ptr %time)
+  %more = getelementptr i64, ptr %time, i64 1
+  %seconds = load i64, ptr %time, align 8
+  %rest = load i64, ptr %more, align 8
+  %scaled = mul i64 %seconds, 1000000000
+  %now = add i64 %scaled, %rest
+  ret i64 %now
+}}"""
 
 # A thread takes the chunks that nobody has taken, starting from those that are its own by number, and then waits until
 # all are done. So no thread ever waits for one that has nothing in hand, such as one that the system has put to sleep.

@@ -15,8 +15,8 @@ from needle.compiler.render import Lane, RenderedKernel
 
 __all__ = ["Share", "Turn", "in_moments", "make_rounds", "shares_of"]
 
-
-# Chunks of so many operations are divided further, into so many times as many.
+# Chunks of so many operations (some 15 µs, much more than it takes to fetch another one) are divided further, into so
+# many times as many.
 _LONG_CHUNK, _FINER = 2_000_000, 4
 
 
@@ -45,8 +45,10 @@ def shares_of(turns: Sequence[Turn], most: int) -> list[Share]:
     owned: dict[int, list[RenderedKernel]] = {}
     for turn in turns:
         if turn.owner is None:
-            count = max(most, min(turn.phase.work // _LONG_CHUNK, _FINER * most))
-            shares.append(Share((turn.phase,), min(turn.phase.parts, count)))
+            least = most // 2 if turn.phase.is_streamed else most
+            count = max(least, min(turn.phase.work // _LONG_CHUNK, _FINER * most))
+            parts_each = -(-turn.phase.parts // count)
+            shares.append(Share((turn.phase,), -(-turn.phase.parts // parts_each)))
         else:
             owned.setdefault(turn.owner, []).append(turn.phase)
     chains = [Share(tuple(phases), 1) for phases in owned.values()]

@@ -295,8 +295,7 @@ class _Tiles:
                     self._tile(at, row, column, cut)
         self._call("tilerelease")
         if self.step.epilogue:
-            f.finish = self.epilogue.function()
-            f.declarations |= f.finish.declarations
+            f.add(self.epilogue.function())
         written = (self.step.out,) * self.writes_out + self.epilogue.writes
         parts = count * blocks[0] * blocks[1] * each
         return RenderedKernel(f, (*written, a, b, *self.epilogue.reads), parts, True, len(written))

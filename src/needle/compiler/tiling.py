@@ -1,7 +1,8 @@
 """How a matrix product is divided: the tiles of its result, blocks that stay in cache, and which operands are copied.
 
 Everything here is counting: cycles of multiply-adds and loads on the host's registers, and bytes against its caches.
-The division does not depend on how many threads there are, so that every number of threads gives the same bits.
+The order of each sum does not depend on how many threads there are, so that every number of threads gives the same
+bits; only how many tiles share the panels that they make does.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from dataclasses import dataclass
 from needle.compiler.host import Host
 from needle.compiler.operand import Walk, refine
 from needle.compiler.schedule import Contraction
+from needle.compiler.thread_count import available_processors
 
 __all__ = ["Layout", "Product", "Split", "Tiling", "choose_tiling", "divide"]
 
@@ -26,6 +28,8 @@ _ALIAS_BYTES = 1024
 # An operand that is read fewer times than this is read where it lies: columns of the left one, which are asked for
 # ahead, by so many panels; rows of the right one by so many tiles.
 _FEW_TILES, _FEW_ROWS = 24, 8
+# How many blocks there are for each thread, where blocks are what threads take.
+_BLOCKS_EACH = 8
 # Sums are not cut shorter than this, and blocks not made wider: columns of the result.
 _SHORTEST_CUT, _WIDEST_BLOCK = 256, 1024
 # Cycles that a tile waits for each vector of the right operand, which comes from the second cache.
@@ -162,10 +166,14 @@ class Tiling:
         rows: the result's rows over tiles.
         vectors: its columns, in vectors, over tiles (the panels of the right operand).
         lanes: the elements of a vector.
-        inner: the outermost axis of the sum over blocks.
+        inner: the outermost axis of the sum over cuts.
+        second: the next axis of the sum, where cuts are shorter than one step of the outermost.
+        all_by_cuts: whether a cut is finished for all blocks before the next one, and not only for those of one block.
         block: how many tiles, down and across, are finished before the next block of tiles is begun.
         pack_a: whether the left operand is copied into panels.
         pack_b: and the right one.
+        packs_in_blocks: whether each block makes the panels that it needs, just before it needs them, instead of one
+            copy of the whole right operand.
     """
 
     rows: Split
@@ -175,6 +183,14 @@ class Tiling:
     block: tuple[int, int]
     pack_a: bool
     pack_b: bool
+    packs_in_blocks: bool = False
+    second: Split = Split(1, 1)
+    all_by_cuts: bool = False
+
+    @property
+    def cuts(self) -> int:
+        """Into how many parts sums are cut."""
+        return self.inner.count * self.second.count
 
     @property
     def a_width(self) -> int:
@@ -187,12 +203,15 @@ class Tiling:
         return self.vectors.largest * self.lanes
 
 
-def choose_tiling(step: Contraction, host: Host) -> tuple[Product, Tiling]:
-    """Return how to see a contraction as a product, and how to divide that on this host."""
-    return divide(Product.candidates(step), host)
+def choose_tiling(step: Contraction, host: Host, packs_once: bool = False) -> tuple[Product, Tiling]:
+    """Return how to see a contraction as a product, and how to divide that on this host.
+
+    `packs_once` says that others have the same right operand, and will share what is packed.
+    """
+    return divide(Product.candidates(step), host, may_pack_in_blocks=not packs_once)
 
 
-def divide(candidates: Sequence[Product], host: Host) -> tuple[Product, Tiling]:
+def divide(candidates: Sequence[Product], host: Host, may_pack_in_blocks: bool = False) -> tuple[Product, Tiling]:
     """Return the best of several ways to see a product, and how to divide it on this host."""
     choices = []
     for product in candidates:
@@ -201,12 +220,19 @@ def divide(candidates: Sequence[Product], host: Host) -> tuple[Product, Tiling]:
         choices.append((_cycles(*tile, product.inner) * math.prod(product.batch), product, tile))
     _, product, (rows, vectors) = min(choices, key=lambda choice: choice[0])
     lanes = host.vector_bytes // product.item_bytes
-    cuts = min(-(-product.inner // _depth(product, vectors, host)), product.sums[0])
-    inner = Split(product.sums[0], cuts)
-    block = _block(rows, vectors, host.vector_bytes, inner.largest * math.prod(product.sums[1:]), host)
     pack_a = _is_worth_packing_a(product, vectors, host)
     pack_b = _is_worth_packing_b(product, rows, host)
-    return product, Tiling(rows, vectors, lanes, inner, block, pack_a, pack_b)
+    own_block = _packing_block(product, rows, vectors, host) if pack_b and may_pack_in_blocks else None
+    cuts = 1 if own_block is not None else -(-product.inner // _depth(product, vectors, host))
+    first, next_one, *rest = *product.sums, 1
+    inner, second = Split(first, min(cuts, first)), Split(next_one, min(-(-cuts // first), next_one))
+    depth = inner.largest * second.largest * math.prod(rest)
+    block = own_block or _block(rows, vectors, host.vector_bytes, depth, host)
+    result_bytes = math.prod(product.batch) * product.rows * product.columns * product.item_bytes
+    all_by_cuts = inner.count * second.count > 1 and result_bytes <= host.second_cache_bytes
+    return product, Tiling(
+        rows, vectors, lanes, inner, block, pack_a, pack_b, own_block is not None, second, all_by_cuts
+    )
 
 
 def _choose_tile(rows: int, vectors: int, inner: int, registers: int) -> tuple[Split, Split]:
@@ -241,13 +267,17 @@ def _depth(product: Product, vectors: Split, host: Host) -> int:
     """Return how long a sum may be before what it takes leaves the second cache.
 
     Where the whole left operand stays there, it is enough that a few panels of the right one do beside it: all rows'
-    tiles read a panel before the next one's turn. Otherwise its rows have to.
+    tiles read a panel before the next one's turn. Otherwise its rows have to; and the left operand's columns, where
+    tiles share their lines.
     """
     left_bytes = product.rows * product.inner * product.item_bytes
     panel_bytes = vectors.largest * host.vector_bytes * product.inner
     if left_bytes <= host.second_cache_bytes // 2 and panel_bytes <= host.second_cache_bytes // 8:
         return product.inner
-    row_bytes = min(product.columns, _WIDEST_BLOCK) * product.item_bytes
+    columns = min(product.columns, _WIDEST_BLOCK)
+    if product.a.outer == 1:
+        columns += min(product.rows, product.a.inner[-1])
+    row_bytes = columns * product.item_bytes
     return max(_SHORTEST_CUT, host.second_cache_bytes // 2 // row_bytes)
 
 
@@ -258,6 +288,24 @@ def _block(rows: Split, vectors: Split, vector_bytes: int, depth: int, host: Hos
     across = _even(vectors.count, max(1, half // (panel_bytes * depth)))
     down = _even(rows.count, max(1, half // (panel_bytes * rows.largest * across)))
     return down, across
+
+
+def _packing_block(product: Product, rows: Split, vectors: Split, host: Host) -> tuple[int, int] | None:
+    """Return the size of blocks that each make their own panels; None where one copy for all is better.
+
+    The panels are read from the second cache at once and need not go further. There are to be several blocks for each
+    thread; where that takes more than one block for the same panels, each of them still has many rows to use them for.
+    The left operand goes by once for each block, which must not be too long a way.
+    """
+    if any(stride == 0 < n - 1 for n, stride in zip(product.batch, product.b.batch, strict=True)):
+        return None
+    left_bytes = product.rows * product.inner * product.item_bytes
+    most = host.second_cache_bytes // 4 // (vectors.largest * host.vector_bytes * product.inner)
+    wanted = -(-_BLOCKS_EACH * available_processors() // math.prod(product.batch))
+    parts = -(-wanted // vectors.count)
+    if most == 0 or left_bytes > 2 * host.second_cache_bytes or rows.count < parts * _FEW_ROWS:
+        return None
+    return -(-rows.count // parts), _even(vectors.count, max(1, min(most, vectors.count // wanted)))
 
 
 def _even(count: int, most: int) -> int:

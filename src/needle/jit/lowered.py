@@ -58,10 +58,11 @@ class Lowered:
         return text
 
     def profile(self, repeats: int = 50) -> Profile:
-        """Time each kernel by itself, on copies of what the program reads; nothing is changed.
+        """Time each kernel where it runs, on copies of what the program reads; nothing is changed.
 
         Returns:
-            A `Profile`; printed it is a table with time, GFLOP/s, GB/s and the share of the machine's limit.
+            A `Profile`; printed it is a table with time, GFLOP/s, GB/s and the share of the machine's limit;
+            what is left of a call is starting, and threads that wait for each other.
         """
         from needle.compiler.profile import profile_program  # noqa: PLC0415  LLVM is loaded when first needed
 
