@@ -11,8 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from needle import tracing
 from needle.compiler import Graph, TracedArray, abstract_result, input_node, interpret, verify
 from needle.errors import TraceError
+from needle.jit.recorder import Recorder
 
 
 def trace(function: Callable[..., Any], *arrays: np.ndarray) -> Graph:
@@ -184,7 +186,7 @@ VALUES_NEEDED = {
 @pytest.mark.parametrize("name", VALUES_NEEDED)
 def test_a_trace_that_needs_values_says_where_and_what_to_do(name: str) -> None:
     function, remedy = VALUES_NEEDED[name]
-    with pytest.raises(TraceError, match=remedy) as caught:
+    with pytest.raises(TraceError, match=remedy) as caught, tracing.recording(Recorder(())):
         trace(function, X)
     assert "test_trace.py:" in str(caught.value)
 
