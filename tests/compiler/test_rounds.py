@@ -46,3 +46,13 @@ def test_chunks_of_a_long_round_do_not_meet_the_next_rounds() -> None:
             np.testing.assert_allclose(last, np.tanh(np.tanh(x).sum(axis=0)), rtol=1e-4, atol=1e-5)
     finally:
         set_num_threads(None)
+
+
+def test_long_chains_come_before_what_can_be_divided() -> None:
+    def phase(work: int, shared: bool) -> RenderedKernel:
+        return RenderedKernel(Function("f", [], ""), (BUFFER,), 8, shared, 1, work=work)
+
+    shared, short, long = phase(10**6, True), phase(1000, False), phase(10**7, False)
+    shares = shares_of([Turn(shared, None), Turn(short, 0), Turn(long, 1), Turn(short, 1)], 4)
+    assert [share.phases for share in shares] == [(long, short), (shared,), (short,)]
+    assert [share.count for share in shares] == [1, 4, 1]

@@ -1,9 +1,9 @@
 """Recurrences: the loop of a recurrent cell over all time steps, one operator each.
 
 A step is a few small operators (`step`, which is the definition), and a sequence of them is a long chain. As one
-operator the chain costs no graph, and its gradient is grouped by what it depends on: the slopes of the gates are known
-for all time steps before the loop backwards begins, what is left in the loop is linear in the adjoint, and the
-gradient of the weights is one matrix product for all time steps after it:
+operator the chain costs no graph, and its gradient is grouped by what it depends on: a step backwards is linear in the
+adjoint, with slopes made of what the step forward kept, and the gradient of the weights is one matrix product for all
+time steps after the loop:
 
     sₜ = xₜ + hₜ₋₁ @ w                      the sums of all gates; hₜ is made of them
     ∂loss/∂sₜ = (∂loss/∂hₜ) · slopesₜ        from the last time step to the first
@@ -37,6 +37,7 @@ __all__ = ["GRURecurrence", "LSTMRecurrence", "RNNRecurrence", "Recurrence", "Re
 
 State = tuple[Tensor, ...]
 Arrays = tuple[Array, ...]
+Kept = tuple[Arrays, ...]
 
 
 class Recurrence(TensorTupleOp):
@@ -47,17 +48,17 @@ class Recurrence(TensorTupleOp):
     def __init__(self, reverse: bool = False) -> None:
         self.reverse = reverse
         self.seen: list[Callable[[], Any]] = []
-        self.kept: Arrays = ()
+        self.kept: tuple[Any, ...] = ()
 
     def step(self, x: Tensor, w: Tensor, state: State, *biases: Tensor) -> State:
         """Return the next state, from x: (B, gates·H) and the state before. Sequences are repetitions of this."""
         raise NotImplementedError
 
-    def sweep(self, x: Array, w: Array, *rest: Array) -> tuple[Arrays, Arrays]:
-        """Return the states after each step, and what else the gradient needs."""
+    def sweep(self, x: Array, w: Array, *rest: Array) -> tuple[Arrays, Kept]:
+        """Return the states after each step, and what else the gradient needs of each, in the order they are made."""
         raise NotImplementedError
 
-    def sweep_back(self, grads: Arrays, inputs: Arrays, states: Arrays, kept: Arrays) -> Arrays:
+    def sweep_back(self, grads: Arrays, inputs: Arrays, states: Arrays, kept: Kept) -> Arrays:
         """Return the inputs' adjoints from those of the states, and from what `sweep` returned."""
         raise NotImplementedError
 
@@ -67,7 +68,7 @@ class Recurrence(TensorTupleOp):
         self.kept = (*states, *kept)
         return states
 
-    def remembered(self, inputs: Arrays) -> tuple[Arrays, Arrays]:
+    def remembered(self, inputs: Arrays) -> tuple[Arrays, Kept]:
         """Return what `sweep` returned for these very arrays; they are swept again where others came since."""
         if not self.seen or any(seen() is not array for seen, array in zip(self.seen, inputs, strict=True)):
             self.compute(*inputs)
@@ -157,7 +158,7 @@ class RNNRecurrence(Recurrence):
     def step(self, x: Tensor, w: Tensor, state: State, *biases: Tensor) -> State:
         return ((tanh if self.nonlinearity == "tanh" else relu)(add(x, matmul(state[0], w))),)
 
-    def sweep(self, x: Array, w: Array, *rest: Array) -> tuple[Arrays, Arrays]:
+    def sweep(self, x: Array, w: Array, *rest: Array) -> tuple[Arrays, Kept]:
         xp = array_namespace(x)
         (h,) = rest
         steps = []
@@ -167,7 +168,7 @@ class RNNRecurrence(Recurrence):
             steps.append(h)
         return (self.in_time(steps),), ()
 
-    def sweep_back(self, grads: Arrays, inputs: Arrays, states: Arrays, kept: Arrays) -> Arrays:
+    def sweep_back(self, grads: Arrays, inputs: Arrays, states: Arrays, kept: Kept) -> Arrays:
         (g,), (x, w, h0), (h,) = grads, inputs, states
         xp = array_namespace(x)
         slopes = 1 - h * h if self.nonlinearity == "tanh" else xp.astype(h > 0, h.dtype)
@@ -195,39 +196,39 @@ class LSTMRecurrence(Recurrence):
         c = add(multiply(sigmoid(f), c), multiply(sigmoid(i), tanh(g)))
         return multiply(sigmoid(o), tanh(c)), c
 
-    def sweep(self, x: Array, w: Array, *rest: Array) -> tuple[Arrays, Arrays]:
+    def sweep(self, x: Array, w: Array, *rest: Array) -> tuple[Arrays, Kept]:
         xp = array_namespace(x)
         h, c = rest
         # σ(a) = tanh(a/2)/2 + 1/2, so that all four gates are one tanh.
         half, one = xp.full(h.shape[1:], 0.5, dtype=x.dtype), xp.ones(h.shape[1:], dtype=x.dtype)
         scale = xp.concat([half, half, one, half], axis=0)
         shift = 1 - scale
-        steps = []
+        steps, kept = [], []
         for t in self.ordered(range(x.shape[0])):
             gates = xp.tanh((x[t] + xp.matmul(h, w)) * scale) * scale + shift
             i, f, g, o = _parts(gates, 4)
-            c = f * c + i * g
-            h = o * xp.tanh(c)
-            steps.append((h, c, gates))
-        hs, cs, all_gates = map(self.in_time, zip(*steps, strict=True))
-        return (hs, cs), (all_gates,)
+            before, c = c, f * c + i * g
+            tanh_c = xp.tanh(c)
+            h = o * tanh_c
+            steps.append((h, c))
+            kept.append((gates, before, tanh_c))
+        hs, cs = map(self.in_time, zip(*steps, strict=True))
+        return (hs, cs), tuple(kept)
 
-    def sweep_back(self, grads: Arrays, inputs: Arrays, states: Arrays, kept: Arrays) -> Arrays:
-        (g_h, g_c), (x, w, h0, c0), (h, c), (gates,) = grads, inputs, states, kept
+    def sweep_back(self, grads: Arrays, inputs: Arrays, states: Arrays, kept: Kept) -> Arrays:
+        (g_h, g_c), (x, w, h0, c0), (h, _) = grads, inputs, states
         xp = array_namespace(x)
-        i, f, g, o = _parts(gates, 4)
-        tanh_c = xp.tanh(c)
-        of_c = o * (1 - tanh_c * tanh_c)  # ∂h/∂c
-        of_sums = [i * g * (1 - i), f * self.before(c0, c) * (1 - f), i * (1 - g * g)]  # ∂c/∂s of the first three parts
-        of_last = o * tanh_c * (1 - o)  # and ∂h/∂s of the last
         transposed, carried_h, carried_c = xp.matrix_transpose(w), xp.zeros_like(h0), xp.zeros_like(c0)
         steps = []
-        for t in self.backwards(x.shape[0]):
+        for t, (gates, before, tanh_c) in zip(self.backwards(x.shape[0]), reversed(kept), strict=True):
+            i, f, g, o = _parts(gates, 4)
             d_h = g_h[t] + carried_h
-            d_c = g_c[t] + carried_c + d_h * of_c[t]
-            steps.append(xp.concat([*(d_c * slopes[t] for slopes in of_sums), d_h * of_last[t]], axis=1))
+            d_c = g_c[t] + carried_c + d_h * (o * (1 - tanh_c * tanh_c))
+            # ∂c/∂s of the first three parts, and ∂h/∂s of the last.
+            of_sums = (i * g * (1 - i), f * before * (1 - f), i * (1 - g * g), o * tanh_c * (1 - o))
+            steps.append(xp.concat([d * slope for d, slope in zip((d_c, d_c, d_c, d_h), of_sums, strict=True)], axis=1))
             carried_h = xp.matmul(steps[-1], transposed)
-            carried_c = d_c * f[t]
+            carried_c = d_c * f
         sums_grad = self.made_backwards(steps)
         return sums_grad, _weight_gradient(self.before(h0, h), sums_grad), carried_h, carried_c
 
@@ -249,37 +250,35 @@ class GRURecurrence(Recurrence):
         n = tanh(add(x_n, multiply(sigmoid(add(x_r, u_r)), u_n)))
         return (add(n, multiply(z, subtract(h, n))),)  # (1 − z) · n + z · h, with one product less
 
-    def sweep(self, x: Array, w: Array, *rest: Array) -> tuple[Arrays, Arrays]:
+    def sweep(self, x: Array, w: Array, *rest: Array) -> tuple[Arrays, Kept]:
         xp = array_namespace(x)
         h, *biases = rest
         gated = 2 * h.shape[1]  # r and z; σ(a) = tanh(a/2)/2 + 1/2
-        steps = []
+        steps, kept = [], []
         for t in self.ordered(range(x.shape[0])):
             u = reduce(plus, biases, xp.matmul(h, w))
             gates = xp.tanh((x[t, :, :gated] + u[:, :gated]) * 0.5) * 0.5 + 0.5
             r, z = _parts(gates, 2)
             u_n = u[:, gated:]
             n = xp.tanh(x[t, :, gated:] + r * u_n)
+            kept.append((gates, h, u_n, n))
             h = n + z * (h - n)
-            steps.append((h, gates, u_n, n))
-        hs, *kept = map(self.in_time, zip(*steps, strict=True))
-        return (hs,), tuple(kept)
+            steps.append(h)
+        return (self.in_time(steps),), tuple(kept)
 
-    def sweep_back(self, grads: Arrays, inputs: Arrays, states: Arrays, kept: Arrays) -> Arrays:
-        (g,), (x, w, h0, *biases), (h,), (gates, u_n, n) = grads, inputs, states, kept
+    def sweep_back(self, grads: Arrays, inputs: Arrays, states: Arrays, kept: Kept) -> Arrays:
+        (g,), (x, w, h0, *biases), (h,) = grads, inputs, states
         xp = array_namespace(x)
-        r, z = _parts(gates, 2)
-        before = self.before(h0, h)
-        of_n = (1 - z) * (1 - n * n)  # ∂h/∂xₙ
-        of_u = [of_n * u_n * r * (1 - r), (before - n) * z * (1 - z), of_n * r]  # ∂h/∂u
         transposed, carried = xp.matrix_transpose(w), xp.zeros_like(h0)
         steps = []
-        for t in self.backwards(x.shape[0]):
+        for t, (gates, before, u_n, n) in zip(self.backwards(x.shape[0]), reversed(kept), strict=True):
+            r, z = _parts(gates, 2)
             d_h = g[t] + carried
-            d_u = xp.concat([d_h * slopes[t] for slopes in of_u], axis=1)
-            carried = xp.matmul(d_u, transposed) + d_h * z[t]
-            steps.append((d_h, d_u))
-        h_grad, u_grad = map(self.made_backwards, zip(*steps, strict=True))
-        x_grad = xp.concat([u_grad[:, :, : 2 * h0.shape[1]], h_grad * of_n], axis=2)
+            d_n = d_h * ((1 - z) * (1 - n * n))  # of xₙ
+            d_r, d_z = d_n * u_n * (r * (1 - r)), d_h * ((before - n) * z * (1 - z))
+            d_u = xp.concat([d_r, d_z, d_n * r], axis=1)
+            carried = xp.matmul(d_u, transposed) + d_h * z
+            steps.append((d_u, xp.concat([d_r, d_z, d_n], axis=1)))
+        u_grad, x_grad = map(self.made_backwards, zip(*steps, strict=True))
         bias_grads = [xp.sum(u_grad, axis=(0, 1)) for _ in biases]
-        return x_grad, _weight_gradient(before, u_grad), carried, *bias_grads
+        return x_grad, _weight_gradient(self.before(h0, h), u_grad), carried, *bias_grads
