@@ -50,7 +50,7 @@ def test_chunks_of_a_long_round_do_not_meet_the_next_rounds() -> None:
 
 def test_long_chains_come_before_what_can_be_divided() -> None:
     def phase(work: int, shared: bool) -> RenderedKernel:
-        return RenderedKernel(Function("f", [], ""), (BUFFER,), 8, shared, 1, work=work)
+        return RenderedKernel(Function("f", [], ""), (), 8, shared, 1, work=work)
 
     shared, short, long = phase(10**6, True), phase(1000, False), phase(10**7, False)
     shares = shares_of([Turn(shared, None), Turn(short, 0), Turn(long, 1), Turn(short, 1)], 4)

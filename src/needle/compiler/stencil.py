@@ -180,7 +180,8 @@ def _is_of_vectors(kernel: Kernel) -> bool:
     if len(inner_loops(kernel)) != 1 or on_grid or dtype not in (np.float32, np.float64):
         return False
     kinds = all(
-        isinstance(stage, Store) or (isinstance(stage, Reduce) and stage.function in REDUCTIONS)
+        isinstance(stage, Store)
+        or (isinstance(stage, Reduce) and stage.function in REDUCTIONS and stage.buffer not in kernel.inner)
         for stage in kernel.stages
     )
     places = all(stage.place.strides[-1] == 1 and stage.buffer.dtype == dtype for stage in kernel.stages)

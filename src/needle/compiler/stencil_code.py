@@ -207,6 +207,8 @@ class _Renderer:
             values = self._value(stage.value, start, size)
             if isinstance(stage, Store):
                 self.stored[stage.buffer, stage.place] = values
+                if stage.buffer in self.kernel.inner:  # read by stages of this very loop alone
+                    continue
                 base = self._address(stage.buffer, self._begin(stage.place))
                 for u, value in enumerate(values):
                     f.store(value, self._moved(base, u * stage.place.strides[self.stencil.along]), self.dtype.itemsize)
