@@ -3,6 +3,7 @@
 import numpy as np
 
 import needle as ndl
+from needle import nn
 from needle.compiler.profile import count_bytes, count_operations
 from needle.compiler.schedule import Contraction
 
@@ -83,3 +84,11 @@ def test_a_kernel_is_timed_apart_from_others():
     profile = program_of(lambda x, y: (x @ x, y @ y), large, small).profile(repeats=5)
     times = {one.what: one.seconds for one in profile.kernels}
     assert times["500x500 @ 500x500"] > 20 * times["10x10 @ 10x10"]
+
+
+def test_steps_that_are_divided_into_lanes_count_once():
+    cell = nn.LSTM(8, 16)
+    x = ndl.init.rand(8, 16, 8)  # 8 time steps of 16 samples
+    table = ndl.jit(lambda x: cell(x)[0]).lower(x).profile()
+    assert len({kernel.name for kernel in table.kernels}) == len(table.kernels)
+    assert all(kernel.seconds > 0 for kernel in table.kernels)

@@ -48,9 +48,10 @@ _Key: TypeAlias = tuple[int, Buffer]  # a number of rows, and a buffer that step
 
 @dataclass(frozen=True, slots=True)
 class LaneStep:
-    """A step, and the lane that it is part of, if any."""
+    """A step, the name of the program's step that it is, or a part of, and the lane that it is part of, if any."""
 
     step: Step
+    name: str
     lane: Lane | None = None
 
 
@@ -89,8 +90,8 @@ def in_lanes(program: Program, processors: int) -> list[LaneStep]:
             slicers_of.update(dict.fromkeys(chain.steps, slicers))
     result: list[LaneStep] = []
     for number, step in enumerate(program.steps):
-        pieces = [LaneStep(slicer.slice(number, step), lane) for lane, slicer in slicers_of.get(number, ())]
-        result += pieces or [LaneStep(step)]
+        pieces = [LaneStep(slicer.slice(number, step), step.name, lane) for lane, slicer in slicers_of.get(number, ())]
+        result += pieces or [LaneStep(step, step.name)]
     return result
 
 

@@ -71,7 +71,7 @@ def render_program(program: Program, host: Host, is_timed: bool = False) -> Modu
         for phase in render(rebased):
             # What only prepares the weights is done for all lanes.
             lane = None if of_lanes.isdisjoint(phase.buffers) else one.lane
-            phases.append(replace(phase, begins=begins, lane=lane, step=one.step.name))
+            phases.append(replace(phase, begins=begins, lane=lane, step=one.name))
     phases = share_functions([phase for phase in phases if phase.parts > 0])
     of_steps = {buffer for one in steps for buffer in (*one.step.reads(), *one.step.writes())}
     phases = share_packed(phases, of_steps)
