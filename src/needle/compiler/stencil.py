@@ -124,7 +124,7 @@ class Stencil:
 
     def bounds_along(self) -> list[tuple[Place, int]]:
         """Return the bounds that depend on where in a line a point is."""
-        found = [bound for load in loads_of(self.kernel.stages) for bound in load.bounds]
+        found = [bound for load in loads_of(self.kernel.stages, self.kernel.inner) for bound in load.bounds]
         return [bound for bound in dict.fromkeys(found) if bound[0].strides[self.along]]
 
 
@@ -137,16 +137,17 @@ class BoundedLoad:
     outside: float = 0.0
 
 
-def loads_of(stages: Sequence[Stage]) -> list[BoundedLoad]:
-    """Return what stages load, and inside which bounds."""
+def loads_of(stages: Sequence[Stage], inner: Sequence[Buffer] = ()) -> list[BoundedLoad]:
+    """Return what stages load, and inside which bounds; `inner` are buffers that are not in memory."""
     values = list({id(value): value for stage in stages for value in walk(stage.value)}.values())
     bounded = [value for value in values if isinstance(value, Within) and isinstance(value.value, Load)]
     inside = {id(value.value) for value in bounded}
     plain = [BoundedLoad(value) for value in values if isinstance(value, Load) and id(value) not in inside]
-    return [
+    found = [
         *plain,
         *(BoundedLoad(one.value, one.bounds, one.outside) for one in bounded if isinstance(one.value, Load)),
     ]
+    return [one for one in found if one.load.buffer not in inner]
 
 
 # ------------------------------------------------------------------------------------------------- planning
@@ -159,7 +160,7 @@ def plan_stencil(kernel: Kernel, host: Host) -> Stencil | None:
     if last < 1 or last in kernel.reduced or not _is_of_vectors(kernel):
         return None
     axes = [axis for axis in range(last) if not kernel.reduced or axis in kernel.reduced]
-    loads = loads_of(kernel.stages)
+    loads = loads_of(kernel.stages, kernel.inner)
     kept, along = min(((_kept(loads, axis, kernel.shape[axis]), -axis) for axis in axes), default=(1.0, 0))
     along = -along
     if kept > 1 - _WORTH or not all(_is_simple(bound, along, last) for load in loads for bound in load.bounds):
@@ -192,7 +193,7 @@ def _is_of_vectors(kernel: Kernel) -> bool:
 def _reads_what_it_wrote(kernel: Kernel) -> bool:
     """Tell whether a kernel reads of the buffers that it writes only what is known at the point."""
     stored: set[tuple[Buffer, Place]] = set()
-    written = set(kernel.writes())
+    written = {stage.buffer for stage in kernel.stages}
     for stage in kernel.stages:
         for value in walk(stage.value):
             own = isinstance(value, Load) and value.buffer in written

@@ -87,7 +87,7 @@ class _Renderer:
             return []
         before = self.line_axes[-1]
         farthest: dict[tuple[Buffer, tuple[int, ...], int], Place] = {}
-        for load in (one.load for one in loads_of(self.kernel.stages)):
+        for load in (one.load for one in loads_of(self.kernel.stages, self.kernel.inner)):
             strides = load.place.strides
             if strides[along] and strides[-1] == 1 and strides[before] > 0:
                 key = load.buffer, strides, load.place.offset % abs(strides[along])
