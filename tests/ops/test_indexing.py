@@ -94,6 +94,14 @@ def test_indexing_is_numpys_and_so_is_its_gradient(sample, is_lazy):
         autograd.LAZY_MODE = False
 
 
+@pytest.mark.parametrize("is_lazy", [False, True])
+def test_arrays_of_indices_that_do_not_fit_each_other_are_an_index_error(is_lazy, monkeypatch):
+    monkeypatch.setattr(autograd, "LAZY_MODE", is_lazy)
+    for x in (ndl.init.ones(3, 2, 4), ndl.init.ones(1, 2, 0)):
+        with pytest.raises(IndexError, match="broadcast"):
+            x[np.array([0, 0, 0]), np.array([True, True])]
+
+
 @settings(max_examples=100, deadline=None)
 @given(arrays_and_indices())
 def test_adding_at_an_index_is_the_transpose_of_choosing(sample):

@@ -545,6 +545,7 @@ def _slice_bounds(part: Any, length: int, axis: int) -> tuple[int, int, int]:
 
 def _advanced(x: trace.TracedArray, places: Sequence[int], arrays: Sequence[Any]) -> tuple[trace.TracedArray, int]:
     """Index by arrays at some axes: those axes become one in front, of which positions are gathered."""
+    _check_together([one.shape for one in arrays])
     lengths = [x.shape[place] for place in places]
     moved = permute_dims(x, [*places, *(axis for axis in range(x.ndim) if axis not in places)])
     flat = reshape(moved, (math.prod(lengths), *moved.shape[len(places) :]))
@@ -553,6 +554,14 @@ def _advanced(x: trace.TracedArray, places: Sequence[int], arrays: Sequence[Any]
         position = position * length + _wrapped(array_, length)
     node = position.node if isinstance(position, trace.TracedArray) else constant_node(np.asarray(position))
     return _gather(flat, node), len(node.shape)
+
+
+def _check_together(shapes: Sequence[tuple[int, ...]]) -> None:
+    try:
+        np.broadcast_shapes(*shapes)
+    except ValueError:
+        found = ", ".join(map(str, shapes))
+        raise AxisError(f"arrays of indices do not broadcast together: their shapes are {found}") from None
 
 
 def _wrapped(indices: Any, length: int) -> Any:
