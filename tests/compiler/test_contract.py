@@ -17,7 +17,8 @@ from needle.compiler import Graph, TracedArray, input_node, interpret
 from needle.compiler import tiling as tiling_module
 from needle.compiler.executable import Executable
 from needle.compiler.host import Host
-from needle.compiler.schedule import Contraction, schedule
+from needle.compiler.schedule import schedule
+from needle.compiler.steps import Contraction
 from needle.compiler.thread_count import set_num_threads
 from needle.compiler.tiling import Split, Tiling, choose_tiling
 

@@ -13,8 +13,9 @@ from tests.compiler.compiled import compile_function
 from needle.compiler import Graph, TracedArray, input_node, lanes, program
 from needle.compiler.lanes import LaneStep, in_lanes
 from needle.compiler.loops import Buffer, Gather, Load, Place, walk
-from needle.compiler.schedule import Contraction, schedule
+from needle.compiler.schedule import schedule
 from needle.compiler.simplify import simplify
+from needle.compiler.steps import Contraction
 from needle.compiler.thread_count import set_num_threads
 
 STEPS, ROWS, WIDTH = 8, 19, 12

@@ -5,7 +5,7 @@ import numpy as np
 import needle as ndl
 from needle import nn
 from needle.compiler.profile import count_bytes, count_operations
-from needle.compiler.schedule import Contraction
+from needle.compiler.steps import Contraction
 
 
 def program_of(function, *arrays):

@@ -10,7 +10,7 @@ import numpy as np
 
 from needle.compiler.loops import Buffer
 from needle.compiler.render import RenderedKernel
-from needle.compiler.schedule import Step
+from needle.compiler.steps import Step
 
 __all__ = ["Renderings", "form_of"]
 

@@ -39,8 +39,8 @@ from needle.compiler.packing import (
     store_vector,
 )
 from needle.compiler.render import RenderedKernel, render_kernel
-from needle.compiler.schedule import Contraction
 from needle.compiler.spreading import render_spread, times_in_memory
+from needle.compiler.steps import Contraction
 from needle.compiler.tiling import Product, Split, Tiling, choose_tiling
 
 __all__ = ["Source", "Tiles", "TilesFunction", "left_panels", "render_contraction", "right_panels", "source_of"]

@@ -26,8 +26,8 @@ from needle.compiler.ir import SSA, Function
 from needle.compiler.loops import Buffer
 from needle.compiler.packing import Copy, Panels, load_vector, render_pack
 from needle.compiler.render import RenderedKernel
-from needle.compiler.schedule import Contraction
 from needle.compiler.spreading import render_spread, times_in_memory
+from needle.compiler.steps import Contraction
 from needle.compiler.tiling import Layout, Product, Tiling, divide
 
 __all__ = ["render_dot_product"]

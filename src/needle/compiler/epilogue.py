@@ -10,7 +10,7 @@ from needle.compiler.ir import SSA, Function, llvm_type
 from needle.compiler.loops import axis_places, buffer_place, buffers_read
 from needle.compiler.packing import coordinates, offset
 from needle.compiler.render import render_stores
-from needle.compiler.schedule import Contraction
+from needle.compiler.steps import Contraction
 from needle.compiler.tiling import Product, Tiling
 
 __all__ = ["Epilogue"]

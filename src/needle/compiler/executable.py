@@ -17,8 +17,8 @@ from needle.compiler.runtime import run_program
 
 if TYPE_CHECKING:
     from needle.compiler.program import Module
-    from needle.compiler.schedule import Program
     from needle.compiler.stages import Stages
+    from needle.compiler.steps import Program
 
 __all__ = ["Executable", "Memory", "address_of", "compile_graph"]
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from needle.compiler.loops import Buffer, Gather, Kernel, Load, Scatter, Stage, Store, Value, walk, with_buffers
-from needle.compiler.schedule import Program, Step
+from needle.compiler.steps import Program, Step
 
 __all__ = ["overwrite_inputs"]
 

@@ -27,7 +27,7 @@ from needle.compiler.loops import (
     walk,
 )
 from needle.compiler.row_blocks import in_row_blocks
-from needle.compiler.schedule import Program, Step
+from needle.compiler.steps import Program, Step
 
 __all__ = ["is_read_later", "keep_inside", "scratch_lengths"]
 

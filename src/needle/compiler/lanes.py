@@ -28,7 +28,7 @@ from needle.compiler.loops import (
 )
 from needle.compiler.operand import Operand
 from needle.compiler.render import Lane
-from needle.compiler.schedule import Contraction, Program, Step
+from needle.compiler.steps import Contraction, Program, Step
 
 __all__ = ["LaneStep", "in_lanes"]
 

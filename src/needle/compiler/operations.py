@@ -5,14 +5,12 @@ from __future__ import annotations
 import math
 
 from needle.compiler.graph import Node
-from needle.compiler.primitives import ELEMENTWISE, PRODUCTS
+from needle.compiler.primitives import ELEMENTWISE, PRODUCTS, REDUCTIONS
 
-__all__ = ["MOVEMENTS", "floating_point_operations"]
+__all__ = ["floating_point_operations"]
 
-# Primitives that only look at the same numbers in another way.
-MOVEMENTS = frozenset({"reshape", "permute", "broadcast", "slice", "windows", "flip"})
 _FUNCTIONS = ELEMENTWISE - {"where", "cast", "after"}
-_REDUCTIONS = frozenset({"reduce_sum", "reduce_prod", "reduce_max", "reduce_min", "argmax", "argmin", "cumsum"})
+_OF_ALL_ELEMENTS = REDUCTIONS | {"cumsum", "scatter_add"}
 
 
 def floating_point_operations(node: Node) -> int:
@@ -31,6 +29,6 @@ def floating_point_operations(node: Node) -> int:
         return 0
     if node.primitive in PRODUCTS:
         return 2 * math.prod(node.shape) * node.inputs[0].shape[-1]
-    if node.primitive in _REDUCTIONS or node.primitive == "scatter_add":
+    if node.primitive in _OF_ALL_ELEMENTS:
         return math.prod(node.inputs[0].shape)
     return math.prod(node.shape) if node.primitive in _FUNCTIONS else 0

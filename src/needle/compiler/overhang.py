@@ -26,8 +26,8 @@ from needle.compiler.loops import (
     zero_place,
 )
 from needle.compiler.row_blocks import in_row_blocks
-from needle.compiler.schedule import Program, Step
 from needle.compiler.stencil import plan_stencil
+from needle.compiler.steps import Program, Step
 
 __all__ = ["without_borders"]
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from needle.compiler.layered import Box, folded, svg_document
 from needle.compiler.loops import Buffer, Call, Reduce, walk
-from needle.compiler.schedule import Contraction, Program, Step
+from needle.compiler.steps import Contraction, Program, Step
 
 __all__ = ["program_svg"]
 

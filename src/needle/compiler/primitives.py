@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from needle.dtype import is_narrow
 
-__all__ = ["ELEMENTWISE", "PRIMITIVES", "PRODUCTS", "UFUNC_OF", "Primitive"]
+__all__ = ["ELEMENTWISE", "MOVEMENT", "PRIMITIVES", "PRODUCTS", "REDUCTIONS", "UFUNC_OF", "Primitive"]
 
 Shape: TypeAlias = tuple[int, ...]
 Kind: TypeAlias = tuple[Shape, np.dtype[Any]]
@@ -39,26 +39,42 @@ class Operand(Protocol):
 
 @dataclass(frozen=True)
 class Primitive:
-    """One row: `infer(*inputs, **params)` gives (shape, dtype), `evaluate(*arrays, **params)` the array."""
+    """One row of the table.
+
+    Attributes:
+        name: what graphs call it.
+        infer: `infer(*inputs, **params)` gives (shape, dtype).
+        evaluate: `evaluate(*arrays, **params)` gives the array.
+        cost: of one element of an elementwise primitive: 1 for one instruction, 10 for a division or a function.
+        in_vectors: whether the code that is written for one number is right for a vector of them too.
+    """
 
     name: str
     infer: Callable[..., Kind]
     evaluate: Callable[..., NDArray[Any]]
+    cost: int = 10
+    in_vectors: bool = False
 
 
 # -------------------------------------------------------------------------------------------- elementwise
 
-_UFUNCS: tuple[np.ufunc, ...] = (
-    *(np.add, np.subtract, np.multiply, np.divide, np.power, np.remainder, np.floor_divide),
-    *(np.maximum, np.minimum, np.negative, np.absolute, np.sign, np.reciprocal),
-    *(np.exp, np.exp2, np.expm1, np.log, np.log2, np.log10, np.log1p, np.sqrt, np.square),
+# One instruction each, for a number as for a vector of them.
+_ONE_INSTRUCTION: tuple[np.ufunc, ...] = (
+    *(np.add, np.subtract, np.multiply, np.maximum, np.minimum, np.negative, np.absolute),
+    *(np.equal, np.not_equal, np.less, np.less_equal, np.greater, np.greater_equal),
+    *(np.logical_and, np.logical_or, np.logical_not),
+)
+_ONE_INSTRUCTION_OF_INTEGERS: tuple[np.ufunc, ...] = (np.bitwise_and, np.bitwise_or, np.invert)
+_SLOW_INSTRUCTION: tuple[np.ufunc, ...] = (np.divide, np.sqrt, np.square)
+_FUNCTIONS: tuple[np.ufunc, ...] = (
+    *(np.power, np.remainder, np.floor_divide, np.sign, np.reciprocal),
+    *(np.exp, np.exp2, np.expm1, np.log, np.log2, np.log10, np.log1p),
     *(np.sin, np.cos, np.tan, np.arctan, np.arctan2, np.sinh, np.cosh, np.tanh),
     *(np.floor, np.ceil, np.rint, np.trunc),
     *(np.isfinite, np.isnan, np.isinf, np.signbit, np.copysign),
-    *(np.equal, np.not_equal, np.less, np.less_equal, np.greater, np.greater_equal),
-    *(np.logical_and, np.logical_or, np.logical_not, np.logical_xor),
-    *(np.bitwise_and, np.bitwise_or, np.bitwise_xor, np.invert, np.left_shift, np.right_shift),
+    *(np.logical_xor, np.bitwise_xor, np.left_shift, np.right_shift),
 )
+_UFUNCS = (*_ONE_INSTRUCTION, *_ONE_INSTRUCTION_OF_INTEGERS, *_SLOW_INSTRUCTION, *_FUNCTIONS)
 
 UFUNC_OF: dict[str, np.ufunc] = {ufunc.__name__: ufunc for ufunc in _UFUNCS}
 
@@ -74,7 +90,8 @@ def _elementwise(ufunc: np.ufunc) -> Primitive:
     def evaluate(*arrays: NDArray[Any]) -> NDArray[Any]:
         return np.asarray(ufunc(*arrays))
 
-    return Primitive(ufunc.__name__, infer, evaluate)
+    cost = 1 if ufunc in (*_ONE_INSTRUCTION, *_ONE_INSTRUCTION_OF_INTEGERS) else 10
+    return Primitive(ufunc.__name__, infer, evaluate, cost, ufunc in (*_ONE_INSTRUCTION, *_SLOW_INSTRUCTION))
 
 
 def _infer_erf(a: Operand) -> Kind:
@@ -239,10 +256,10 @@ def _evaluate_iota(length: int, dtype: np.dtype[Any]) -> NDArray[Any]:
 _ROWS = [
     *map(_elementwise, _UFUNCS),
     Primitive("erf", _infer_erf, _evaluate_erf),
-    Primitive("where", _infer_where, np.where),
+    Primitive("where", _infer_where, np.where, cost=1, in_vectors=True),
     # The elements of a, but not before b is there: equal to no other node, so that what is made of it is computed anew.
-    Primitive("after", _infer_after, lambda a, b: a),
-    Primitive("cast", _infer_cast, lambda a, dtype: a.astype(dtype)),
+    Primitive("after", _infer_after, lambda a, b: a, cost=1),
+    Primitive("cast", _infer_cast, lambda a, dtype: a.astype(dtype), cost=1),
     _reduction("reduce_sum", _sum),
     _reduction("reduce_prod", _prod),
     _reduction("reduce_max", np.max),
@@ -267,6 +284,12 @@ _ROWS = [
 
 # Those that compute each element of the result from the operands' elements at the same place.
 ELEMENTWISE = frozenset(UFUNC_OF) | {"erf", "where", "cast", "after"}
+
+# Those that make one element of all along some axes.
+REDUCTIONS = frozenset({"reduce_sum", "reduce_prod", "reduce_max", "reduce_min", "argmax", "argmin"})
+
+# Those whose elements are elements of the operand, elsewhere.
+MOVEMENT = frozenset({"reshape", "permute", "broadcast", "slice", "windows", "flip"})
 
 # Matrix products; the second of float16 or bfloat16, summed in float32, which a pass puts in place of the first.
 PRODUCTS = frozenset({"matmul", "widening_matmul"})

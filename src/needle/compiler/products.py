@@ -14,7 +14,7 @@ from needle.compiler.contract import render_contraction
 from needle.compiler.dot_products import render_dot_product
 from needle.compiler.host import Host
 from needle.compiler.render import RenderedKernel
-from needle.compiler.schedule import Contraction
+from needle.compiler.steps import Contraction
 from needle.compiler.tile_products import render_tile_product
 from needle.dtype import bfloat16, float32
 

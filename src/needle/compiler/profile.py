@@ -24,7 +24,7 @@ from needle.compiler.loops import Buffer, Call, Kernel, walk
 from needle.compiler.native import compile_modules, load_modules
 from needle.compiler.program import render_program
 from needle.compiler.runtime import run_program
-from needle.compiler.schedule import Contraction, Program, Step
+from needle.compiler.steps import Contraction, Program, Step
 from needle.compiler.thread_count import get_num_threads
 
 __all__ = ["KernelTime", "Profile", "count_bytes", "count_operations", "profile_program"]

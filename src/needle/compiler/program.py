@@ -30,9 +30,9 @@ from needle.compiler.render import RenderedKernel, render_kernel
 from needle.compiler.round_code import RoundCode, render_rounds
 from needle.compiler.rounds import make_rounds
 from needle.compiler.row_blocks import in_row_blocks
-from needle.compiler.schedule import Contraction, Program, Step
 from needle.compiler.sharing import share_functions, share_packed
 from needle.compiler.stencil_code import render_stencil
+from needle.compiler.steps import Contraction, Program, Step
 from needle.compiler.thread_count import available_processors
 
 __all__ = ["Module", "render_program"]

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from needle.compiler.loops import Buffer, Place, buffers_and_places, with_places
-from needle.compiler.schedule import Contraction, Step
+from needle.compiler.steps import Contraction, Step
 
 __all__ = ["rebase"]
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 import math
 from collections import Counter
 
+from needle.compiler.buffer_choice import choose_buffers
 from needle.compiler.graph import Graph, Node, make_node
 from needle.compiler.primitives import ELEMENTWISE
-from needle.compiler.schedule import choose_buffers
 from needle.compiler.simplify import scalar_of
 
 __all__ = ["keep_one_form"]

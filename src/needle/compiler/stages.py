@@ -18,8 +18,9 @@ from needle.compiler.narrow import narrow_products
 from needle.compiler.overhang import without_borders
 from needle.compiler.program import Module, render_program
 from needle.compiler.results import keep_one_form
-from needle.compiler.schedule import Program, schedule
+from needle.compiler.schedule import schedule
 from needle.compiler.simplify import simplify
+from needle.compiler.steps import Program
 from needle.compiler.whole_sums import reduce_rows_first
 
 __all__ = ["Stages"]

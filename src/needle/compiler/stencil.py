@@ -32,34 +32,10 @@ from needle.compiler.loops import (
     inner_loops,
     walk,
 )
+from needle.compiler.primitives import PRIMITIVES
 
 __all__ = ["REDUCTIONS", "BoundedLoad", "Line", "Stencil", "count_operations", "line_of", "loads_of", "plan_stencil"]
 
-# Functions whose code is the same for vectors as for single numbers.
-_FUNCTIONS = frozenset(
-    {
-        "absolute",
-        "add",
-        "divide",
-        "equal",
-        "greater",
-        "greater_equal",
-        "less",
-        "less_equal",
-        "logical_and",
-        "logical_not",
-        "logical_or",
-        "maximum",
-        "minimum",
-        "multiply",
-        "negative",
-        "not_equal",
-        "sqrt",
-        "square",
-        "subtract",
-        "where",
-    }
-)
 REDUCTIONS = {"reduce_sum": "add", "reduce_max": "maximum", "reduce_min": "minimum"}
 # Of the loads that points make by themselves, a tile of this many has to save this share.
 _TRIAL, _WORTH = 4, 0.25
@@ -207,7 +183,7 @@ def _reads_what_it_wrote(kernel: Kernel) -> bool:
 def _is_vector(value: Value, dtype: np.dtype[Any]) -> bool:
     if isinstance(value, Call):
         truths = value.function.startswith("logical") and {one.dtype for one in value.arguments} != {np.dtype(np.bool_)}
-        return value.function in _FUNCTIONS and value.dtype in (dtype, np.bool_) and not truths
+        return PRIMITIVES[value.function].in_vectors and value.dtype in (dtype, np.bool_) and not truths
     if isinstance(value, Within):
         return isinstance(value.value, Load)
     if isinstance(value, Load):

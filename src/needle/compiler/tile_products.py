@@ -23,7 +23,7 @@ from needle.compiler.loops import Buffer
 from needle.compiler.operand import refine
 from needle.compiler.packing import coordinates, load_vector, mask_below, offset, part_start, store_vector
 from needle.compiler.render import RenderedKernel
-from needle.compiler.schedule import Contraction
+from needle.compiler.steps import Contraction
 from needle.compiler.tiling import Layout, Product, Split, Tiling
 
 __all__ = ["render_tile_product"]

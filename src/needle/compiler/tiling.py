@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from needle.compiler.host import Host
 from needle.compiler.operand import Walk, refine
-from needle.compiler.schedule import Contraction
+from needle.compiler.steps import Contraction
 from needle.compiler.thread_count import available_processors
 
 __all__ = ["Layout", "Product", "Split", "Tiling", "choose_tiling", "divide"]

@@ -18,7 +18,8 @@ from numpy.typing import DTypeLike
 
 from needle.autograd import Tensor
 from needle.compiler import Node, TracedArray
-from needle.compiler.operations import MOVEMENTS, floating_point_operations
+from needle.compiler.operations import floating_point_operations
+from needle.compiler.primitives import MOVEMENT
 from needle.device import random
 from needle.dtype import as_dtype
 from needle.errors import DTypeError
@@ -261,7 +262,7 @@ class _FollowedCall:
 
     def _bytes_since(self, start: int) -> int:
         """Return the size of the operators' results, each once, views of others not at all."""
-        made = {one.node for one in self.recorder.results[start:] if one.node.primitive not in MOVEMENTS}
+        made = {one.node for one in self.recorder.results[start:] if one.node.primitive not in MOVEMENT}
         return sum(math.prod(node.shape) * node.dtype.itemsize for node in made if node.inputs)
 
     def count_parameters(self) -> None:
