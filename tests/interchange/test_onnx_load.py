@@ -133,6 +133,8 @@ CASES = {
     "Tile": ("Tile", [f(2, 3)], [i(3, 2)], {}),
     "Pad": ("Pad", [f(2, 3)], [i(1, 0, 0, 2), np.array(1.5, "float32")], {}),
     "Pad an axis": ("Pad", [f(2, 3)], [i(1, 2), None, i(-1)], {}),
+    "Pad mirrored": ("Pad", [f(3, 4)], [i(1, 0, 2, 3)], {"mode": "reflect"}),
+    "Pad repeated": ("Pad", [f(3, 4)], [i(1, 0, 2, 5)], {"mode": "edge"}),
     "OneHot": ("OneHot", [i(0, 2, -1)], [i(3).reshape(()), np.array([-1.0, 5.0], "float32")], {"axis": 0}),
     "Trilu": ("Trilu", [f(3, 4)], [i(1).reshape(())], {"upper": 0}),
     "ScatterND": ("ScatterND", [f(4, 2), i([1], [1], [3]), f(3, 2)], [], {"reduction": "add"}),

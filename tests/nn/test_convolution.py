@@ -13,6 +13,9 @@ LAYERS = [
     (nn.Conv2d, "Conv2d", (3, 5, 3), {"stride": 2, "padding": 1}, (2, 3, 7, 8)),
     (nn.Conv2d, "Conv2d", (4, 6, (3, 2)), {"groups": 2, "dilation": 2}, (1, 4, 9, 8)),
     (nn.Conv2d, "Conv2d", (4, 8, 3), {"groups": 4, "padding": "same"}, (2, 4, 5, 5)),
+    (nn.Conv2d, "Conv2d", (4, 8, 3), {"groups": 4, "padding": 2, "padding_mode": "replicate"}, (2, 4, 5, 5)),
+    (nn.Conv2d, "Conv2d", (3, 4, (3, 2)), {"padding": "same", "dilation": 2, "padding_mode": "circular"}, (2, 3, 5, 6)),
+    (nn.Conv3d, "Conv3d", (2, 3, 3), {"stride": 2, "padding": (1, 0, 2), "padding_mode": "reflect"}, (1, 2, 3, 4, 5)),
     (nn.Conv1d, "Conv1d", (3, 4, 3), {"padding": 1, "bias": False}, (2, 3, 9)),
     (nn.Conv3d, "Conv3d", (2, 3, 2), {"stride": (1, 2, 1)}, (1, 2, 3, 4, 5)),
     (nn.ConvTranspose2d, "ConvTranspose2d", (4, 6, 3), {"stride": 2, "padding": 1, "output_padding": 1}, (2, 4, 3, 5)),
@@ -152,6 +155,8 @@ def test_wrong_input_names_the_layer_and_its_place():
 def test_channels_are_multiples_of_groups():
     with pytest.raises(SettingError, match="in_channels = 3 and out_channels = 4 are multiples of groups, got 2"):
         nn.Conv2d(3, 4, 3, groups=2)
+    with pytest.raises(SettingError, match=r"padding_mode is one of 'zeros', 'reflect', .*, got 'mirror'"):
+        nn.Conv2d(3, 4, 3, padding_mode="mirror")
     with pytest.raises(ShapeError, match="kernel_size has 3 numbers"):
         nn.Conv2d(3, 4, (3, 3, 3))
 

@@ -70,7 +70,8 @@ def run(console: Console, options: dict[str, Any], source: Source, folder: Path)
     remove_checkpoints(folder)
     remember_latest(folder)
     console.print(
-        f"{sum(row['seconds'] for row in rows):.1f} s for {len(rows)} epochs. Saved in {folder}:", markup=False
+        f"{sum(row['seconds'] for row in rows):.1f} s for {len(rows)} epoch{'s' * (len(rows) != 1)}. Saved in {folder}:",
+        markup=False,
     )
     console.print(note, markup=False)
     return 0

@@ -101,7 +101,7 @@ def _run(  # noqa: PLR0917
     remove_checkpoints(folder)
     latest = remember_latest(folder)
     seconds = sum(row["seconds"] for row in rows)
-    console.print(f"{seconds:.1f} s for {len(rows)} epochs. Saved in {folder}.", markup=False)
+    console.print(f"{seconds:.1f} s for {len(rows)} epoch{'s' * (len(rows) != 1)}. Saved in {folder}.", markup=False)
     console.print(f"Use it: needle sample{'' if latest else f' {folder}'}", markup=False)
     return 0
 

@@ -220,7 +220,8 @@ def _conclude(console: Console, folder: Path, rows: list[Row], note: str) -> Non
     ]
     console.print(figures_table(figures))
     console.print(
-        f"{sum(row['seconds'] for row in rows):.1f} s for {len(rows)} epochs. Saved in {folder}:", markup=False
+        f"{sum(row['seconds'] for row in rows):.1f} s for {len(rows)} epoch{'s' * (len(rows) != 1)}. Saved in {folder}:",
+        markup=False,
     )
     for name, contents in _CONTENTS.items():
         if (folder / name).exists():

@@ -19,10 +19,14 @@ from needle.dtype import is_narrow
 from needle.errors import SettingError, ShapeError
 from needle.nn.module import Module
 from needle.nn.parameter import Parameter
-from needle.ops import add, astype, conv, conv_transpose, permute
-from needle.ops.convolution import Lengths, Padding, per_axis
+from needle.ops import add, astype, conv, conv_transpose, pad, permute
+from needle.ops.convolution import Lengths, Padding, padding_pairs, per_axis
+from needle.ops.padding import PadMode
 
 __all__ = ["Conv", "Conv1d", "Conv2d", "Conv3d", "ConvTranspose1d", "ConvTranspose2d", "ConvTranspose3d"]
+
+# What `pad` calls the modes that layers call as in PyTorch.
+_PAD_MODES: dict[str, PadMode] = {"zeros": "constant", "reflect": "reflect", "replicate": "edge", "circular": "wrap"}
 
 
 def channels_last(x: Tensor) -> Tensor:
@@ -162,6 +166,8 @@ class Conv2d(ConvolutionLayer):
         bias: whether to add one; `bias` is None otherwise.
         device: where the parameters live; the CPU where not given.
         dtype: of the parameters.
+        padding_mode: what the padding is made of: "zeros", or x's own elements: "reflect" mirrors them at the last one,
+            "replicate" repeats the last one, "circular" goes on at the other end.
 
     State:
         weight: (*kernel_size, in_channels/groups, out_channels), drawn first: `init.kaiming_uniform` with fans of
@@ -169,8 +175,8 @@ class Conv2d(ConvolutionLayer):
         bias: (out_channels,), drawn second: U(±1/√fan_in).
 
     Raises:
-        SettingError: channels that are no multiple of groups.
-        ShapeError: x has not the layer's axes or channels, or is smaller than a window.
+        SettingError: channels that are no multiple of groups, or an unknown padding mode.
+        ShapeError: x has not the layer's axes or channels, or is smaller than a window, or than its padding is made of.
 
     Example:
         >>> import needle as ndl
@@ -191,8 +197,12 @@ class Conv2d(ConvolutionLayer):
         bias: bool = True,
         device: Device | None = None,
         dtype: DTypeLike = "float32",
+        padding_mode: str = "zeros",
     ) -> None:
         _check_groups(self, groups, in_channels, out_channels)
+        if padding_mode not in _PAD_MODES:
+            modes = ", ".join(map(repr, _PAD_MODES))
+            raise SettingError(f"{type(self).__name__}: padding_mode is one of {modes}, got {padding_mode!r}")
         kernel = per_axis("kernel_size", kernel_size, self.rank, 1)
         channels = in_channels // groups, out_channels
         self.draw_parameters(kernel, channels, out_channels if bias else None, device, dtype)
@@ -203,16 +213,27 @@ class Conv2d(ConvolutionLayer):
         self.padding = padding
         self.dilation = dilation
         self.groups = groups
+        self.padding_mode = padding_mode
 
     def forward(self, x: Tensor) -> Tensor:
         """Convolve x."""
         self.check_input(x, self.in_channels)
-        y = conv(channels_last(x), self.weight, self.stride, self.padding, self.dilation, self.groups)
+        image, padding = channels_last(x), self.padding
+        if self.padding_mode != "zeros":
+            image, padding = self._bordered(image), 0
+        y = conv(image, self.weight, self.stride, padding, self.dilation, self.groups)
         return channels_first(self.add_bias(y))
+
+    def _bordered(self, image: Tensor) -> Tensor:
+        """Put the padding around an image with channels last."""
+        dilation, stride = (per_axis(name, getattr(self, name), self.rank, 1) for name in ("dilation", "stride"))
+        reach = [apart * (length - 1) + 1 for apart, length in zip(dilation, self.kernel_size, strict=True)]
+        pairs = padding_pairs(self.padding, reach, stride)
+        return pad(image, [(0, 0), *pairs, (0, 0)], mode=_PAD_MODES[self.padding_mode])
 
     def extra_repr(self) -> str:
         """Return the sizes and the settings that are not the defaults."""
-        return _described(self, {"padding": 0})
+        return _described(self, {"padding": 0, "padding_mode": "zeros"})
 
 
 class Conv1d(Conv2d):
@@ -333,7 +354,7 @@ def _check_groups(layer: Module, groups: int, in_channels: int, out_channels: in
         )
 
 
-def _described(layer: Conv2d | ConvTranspose2d, more: dict[str, int]) -> str:
+def _described(layer: Conv2d | ConvTranspose2d, more: dict[str, int | str]) -> str:
     sizes = f"{layer.in_channels} → {layer.out_channels}, kernel_size={layer.kernel_size}"
     settings = {"stride": 1, **more, "dilation": 1, "groups": 1}
     changed = [

@@ -303,8 +303,9 @@ def _tile(call: Call, x: Value, repeats: Value) -> Tensor:
 
 
 def _pad(call: Call, x: Value, pads: Value = None, value: Value = None, axes: Value = None) -> Tensor:
-    if call.get("mode", b"constant") != b"constant":
-        raise call.fail(f"mode {call.get('mode').decode()}")
+    mode: Any = call.get("mode", b"constant").decode()
+    if mode not in {"constant", "edge", "reflect", "wrap"}:
+        raise call.fail(f"mode {mode}")
     y = tensor(x)
     widths = call.get("pads") if pads is None else call.fixed(pads, "pads")
     places = range(y.ndim) if axes is None else call.fixed(axes, "axes")
@@ -313,7 +314,8 @@ def _pad(call: Call, x: Value, pads: Value = None, value: Value = None, axes: Va
         pairs[place] = (max(before, 0), max(after, 0))
     if min(widths, default=0) < 0:
         raise call.fail("negative pads")
-    return ops.pad(y, pairs, 0.0 if value is None else float(np.asarray(value).item()))
+    border = 0.0 if value is None or mode != "constant" else float(np.asarray(value).item())
+    return ops.pad(y, pairs, border, mode=mode)
 
 
 def _shape(call: Call, x: Value) -> NDArray[np.int64]:

@@ -26,6 +26,7 @@ from needle.ops.linear_algebra import *
 from needle.ops.loss import *
 from needle.ops.movement import *
 from needle.ops.normalization import *
+from needle.ops.padding import *
 from needle.ops.pooling import *
 from needle.ops.reduction import *
 from needle.ops.resizing import *

@@ -1,4 +1,4 @@
-"""Operators that move elements and change none: shape, order, borders.
+"""Operators that move elements and change none: shape and order.
 
 Their results share memory with their input where NumPy's do. They are linear, so that the gradient of each is
 another movement: the one that brings every element's adjoint back to where the element came from.
@@ -18,14 +18,12 @@ from needle.errors import AxisError, DTypeError, ShapeError
 __all__ = [
     "ExpandDims",
     "Flip",
-    "Pad",
     "Permute",
     "Reshape",
     "Squeeze",
     "Transpose",
     "expand_dims",
     "flip",
-    "pad",
     "permute",
     "reshape",
     "squeeze",
@@ -324,58 +322,3 @@ def flip(a: Tensor, axes: int | Sequence[int] | None = None) -> Tensor:
         needle.Tensor([3 2 1])
     """
     return Flip(axes)(a)
-
-
-class Pad(TensorOp):
-    """y = a with a border of one value."""
-
-    name = "pad"
-    computes_wide = False
-
-    def __init__(self, widths: Sequence[tuple[int, int]], value: float = 0.0) -> None:
-        self.widths = tuple((operator.index(before), operator.index(after)) for before, after in widths)
-        self.value = value
-        if any(width < 0 for pair in self.widths for width in pair):
-            raise ShapeError(f"pad: widths are 0 or more, got {self.widths}")
-
-    def compute(self, a: Array) -> Array:
-        if len(self.widths) != a.ndim:
-            raise ShapeError(f"{len(self.widths)} pairs of widths for {a.ndim} axes")
-        xp = array_namespace(a)
-        for axis, (before, after) in enumerate(self.widths):
-            parts = [self._border(a, axis, before), a, self._border(a, axis, after)]
-            present = [part for part in parts if part.shape[axis] > 0 or part is a]
-            a = xp.concat(present, axis=axis) if len(present) > 1 else a
-        return a
-
-    def gradient(self, out_grad: Tensor, node: Tensor) -> Tensor:
-        lengths = node.inputs[0].shape
-        inner = zip(self.widths, lengths, strict=True)
-        return out_grad[tuple(slice(before, before + length) for (before, _), length in inner)]
-
-    def _border(self, a: Array, axis: int, width: int) -> Array:
-        shape = (*a.shape[:axis], width, *a.shape[axis + 1 :])
-        return array_namespace(a).full(shape, self.value, dtype=a.dtype)
-
-
-def pad(a: Tensor, widths: Sequence[tuple[int, int]], value: float = 0.0) -> Tensor:
-    """Put a border of one value around `a`.
-
-    Shapes:
-        a: (d₀, d₁, …).
-        result: (before₀ + d₀ + after₀, …).
-
-    Args:
-        a: the Tensor.
-        widths: (before, after) for each axis.
-        value: the border's value.
-
-    Raises:
-        ShapeError: not one pair for each axis, or a negative width.
-
-    Example:
-        >>> import needle as ndl
-        >>> ndl.pad(ndl.Tensor([1, 2]), [(1, 2)])
-        needle.Tensor([0 1 2 0 0])
-    """
-    return Pad(widths, value)(a)

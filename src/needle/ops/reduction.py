@@ -17,7 +17,8 @@ from needle.errors import ShapeError
 from needle.ops.arithmetic import divide, divide_scalar, mul_scalar, multiply, subtract
 from needle.ops.broadcasting import broadcast_reduced, summation
 from needle.ops.comparison import equal, greater, less
-from needle.ops.movement import flip, normalize_axes, normalize_axis, pad, permute, reshape
+from needle.ops.movement import flip, normalize_axes, normalize_axis, permute, reshape
+from needle.ops.padding import pad
 
 __all__ = [
     "ArgMax",

@@ -135,28 +135,6 @@ CASES = [
     ),
     moved("flip_all", ops.Flip, ndl.flip, lambda a: a.ravel()[::-1].reshape(a.shape), (), (3,), (2, 3)),
     moved(
-        "pad",
-        ops.Pad,
-        lambda a: ndl.pad(a, [(1, 2), (0, 1)]),
-        lambda a: np.block(
-            [
-                [np.zeros((1, a.shape[1]), a.dtype), np.zeros((1, 1), a.dtype)],
-                [a, np.zeros((len(a), 1), a.dtype)],
-                [np.zeros((2, a.shape[1]), a.dtype), np.zeros((2, 1), a.dtype)],
-            ]
-        ),
-        (2, 3),
-        (1, 1),
-        (2, 0),
-        (0, 2),
-        refusals=[
-            Refusal(lambda: ndl.pad(X, [(1, 1)]), ShapeError, "pad: 1 pairs of widths for 3 axes"),
-            Refusal(lambda: ndl.pad(X, [(1, -1)] * 3), ShapeError, "pad: widths are 0 or more"),
-        ],
-    ),
-    moved("pad_ones", ops.Pad, lambda a: ndl.pad(a, [(2, 1)], 1), lambda a: np.r_[[1, 1], a, [1]], (3,), (0,)),
-    moved("pad_nothing", ops.Pad, lambda a: ndl.pad(a, []), lambda a: a, ()),
-    moved(
         "dilate",
         ops.Dilate,
         lambda a: ndl.dilate(a, (0, 1), 2),
