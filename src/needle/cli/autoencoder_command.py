@@ -14,6 +14,7 @@ from needle.autograd import Tensor, no_grad
 from needle.cli.architectures import ARCHITECTURES
 from needle.cli.optimization import make_optimizer
 from needle.cli.runs import remember_latest
+from needle.cli.show import run_time
 from needle.cli.sources import Source
 from needle.cli.training import callbacks, recipe_options, remove_checkpoints, run_trainer, seed_run, settings
 from needle.data import DataLoader
@@ -69,10 +70,7 @@ def run(console: Console, options: dict[str, Any], source: Source, folder: Path)
     save_model(folder, model, recipe)
     remove_checkpoints(folder)
     remember_latest(folder)
-    console.print(
-        f"{sum(row['seconds'] for row in rows):.1f} s for {len(rows)} epoch{'s' * (len(rows) != 1)}. Saved in {folder}:",
-        markup=False,
-    )
+    console.print(f"{run_time(rows)}. Saved in {folder}:", markup=False)
     console.print(note, markup=False)
     return 0
 

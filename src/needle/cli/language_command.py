@@ -17,7 +17,7 @@ from needle.cli.architectures import ARCHITECTURES
 from needle.cli.defaults import resolve_text
 from needle.cli.optimization import make_optimizer
 from needle.cli.runs import new_run_folder, remember_latest
-from needle.cli.show import new_console
+from needle.cli.show import new_console, run_time
 from needle.cli.training import callbacks, remove_checkpoints, resumed_options, run_trainer, seed_run, settings
 from needle.data import (
     ByteTokenizer,
@@ -100,8 +100,7 @@ def _run(  # noqa: PLR0917
     save_model(folder, model, recipe)
     remove_checkpoints(folder)
     latest = remember_latest(folder)
-    seconds = sum(row["seconds"] for row in rows)
-    console.print(f"{seconds:.1f} s for {len(rows)} epoch{'s' * (len(rows) != 1)}. Saved in {folder}.", markup=False)
+    console.print(f"{run_time(rows)}. Saved in {folder}.", markup=False)
     console.print(f"Use it: needle sample{'' if latest else f' {folder}'}", markup=False)
     return 0
 

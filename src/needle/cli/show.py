@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +22,7 @@ __all__ = [
     "print_columns",
     "printable",
     "probability_table",
+    "run_time",
 ]
 
 
@@ -32,6 +34,11 @@ def new_console() -> Console:
 def percent(share: float) -> str:
     """Return a share as a percentage, at the precision of one image in ten thousand."""
     return f"{100 * share:.2f} %"
+
+
+def run_time(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Return how long the epochs of a run took, from their rows."""
+    return f"{sum(row['seconds'] for row in rows):.1f} s for {len(rows)} epoch{'s' if len(rows) != 1 else ''}"
 
 
 def printable(console: Console, text: str) -> str:

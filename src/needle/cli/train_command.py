@@ -17,7 +17,7 @@ from needle.cli.architectures import ARCHITECTURES
 from needle.cli.defaults import resolve
 from needle.cli.optimization import make_optimizer
 from needle.cli.runs import new_run_folder, remember_latest
-from needle.cli.show import figures_table, new_console, percent
+from needle.cli.show import figures_table, new_console, percent, run_time
 from needle.cli.sources import Source, open_source
 from needle.cli.training import (
     callbacks,
@@ -219,10 +219,7 @@ def _conclude(console: Console, folder: Path, rows: list[Row], note: str) -> Non
         ("loss", f"{last['train_loss']:.4f}", f"{last['test_loss']:.4f}"),
     ]
     console.print(figures_table(figures))
-    console.print(
-        f"{sum(row['seconds'] for row in rows):.1f} s for {len(rows)} epoch{'s' * (len(rows) != 1)}. Saved in {folder}:",
-        markup=False,
-    )
+    console.print(f"{run_time(rows)}. Saved in {folder}:", markup=False)
     for name, contents in _CONTENTS.items():
         if (folder / name).exists():
             console.print(f"  {name:14} {contents}")
