@@ -81,3 +81,12 @@ def test_rows_are_reduced_first() -> None:
 def test_executables_of_empty_arrays() -> None:
     run: Executable = compile_function(np.sum, np.zeros((0, 70_000), "float32"))
     assert run([np.zeros((0, 70_000), "float32")])[0] == 0
+
+
+@pytest.mark.parametrize("shape", [(1,), (1, 3), (3, 1), (1, 1), (2, 1, 3)])
+@pytest.mark.parametrize("dtype", ["bool", "int8", "float32", "float64"])
+def test_an_axis_of_one_element_beside_other_results(shape: tuple[int, ...], dtype: str) -> None:
+    x = np.random.default_rng(0).integers(-3, 4, shape).astype(dtype)
+    for axis in range(len(shape)):
+        assert_compiles(lambda x, axis=axis: (np.exp(x.astype("float32")), np.argmax(x, axis=axis)), x)
+        assert_compiles(lambda x, axis=axis: (x.astype("float32") + 1, np.argmin(x, axis=axis)), x)

@@ -199,7 +199,8 @@ class _Renderer:
 
     def _stages_at_point(self) -> None:
         for stages in inner_loops(self.kernel):
-            if isinstance(stages[0], Store) and (stages[0].on_grid_only or not self.kernel.reduced):
+            # Stores may share a loop with others, also where no axis is left to loop over.
+            if all(isinstance(one, Store) and (one.on_grid_only or not self.kernel.reduced) for one in stages):
                 with self._point():
                     for stage in stages:
                         self.store(stage)
