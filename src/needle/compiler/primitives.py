@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol, TypeAlias
 
 import numpy as np
@@ -255,6 +255,8 @@ def _evaluate_iota(length: int, dtype: np.dtype[Any]) -> NDArray[Any]:
 
 _ROWS = [
     *map(_elementwise, _UFUNCS),
+    # A product that is not fused into a multiply-add: the very number that NumPy has.
+    replace(_elementwise(np.multiply), name="rounded_multiply"),
     Primitive("erf", _infer_erf, _evaluate_erf),
     Primitive("where", _infer_where, np.where, cost=1, in_vectors=True),
     # The elements of a, but not before b is there: equal to no other node, so that what is made of it is computed anew.
@@ -283,7 +285,7 @@ _ROWS = [
 ]
 
 # Those that compute each element of the result from the operands' elements at the same place.
-ELEMENTWISE = frozenset(UFUNC_OF) | {"erf", "where", "cast", "after"}
+ELEMENTWISE = frozenset(UFUNC_OF) | {"rounded_multiply", "erf", "where", "cast", "after"}
 
 # Those that make one element of all along some axes.
 REDUCTIONS = frozenset({"reduce_sum", "reduce_prod", "reduce_max", "reduce_min", "argmax", "argmin"})

@@ -118,6 +118,8 @@ def _emit_float(f: Function, name: str, arguments: list[SSA], kind: np.dtype[Any
     a = arguments[0]
     if name in _FLOAT_BINARY:
         return f.binary(f"{_FLOAT_BINARY[name]} contract", *arguments)
+    if name == "rounded_multiply":
+        return f.binary("fmul", *arguments)
     if name in ("maximum", "minimum", "copysign"):
         return f.intrinsic(name, *arguments)
     if name in _FLOAT_INTRINSICS:

@@ -18,6 +18,7 @@ from needle.compiler.narrow import narrow_products
 from needle.compiler.overhang import without_borders
 from needle.compiler.program import Module, render_program
 from needle.compiler.results import keep_one_form
+from needle.compiler.rounded_products import round_products
 from needle.compiler.schedule import schedule
 from needle.compiler.simplify import simplify
 from needle.compiler.steps import Program
@@ -45,7 +46,7 @@ class Stages:
         narrowed = narrow_products(self.simplified)
         if narrowed is not self.simplified:
             self.simplified = simplify(narrowed)
-        self.simplified = keep_one_form(simplify(reduce_rows_first(self.simplified)))
+        self.simplified = round_products(keep_one_form(simplify(reduce_rows_first(self.simplified))))
         program, self.overwrites = overwrite_inputs(without_borders(schedule(self.simplified), host()), may_overwrite)
         self.program: Program = keep_inside(program)
         self.module: Module = render_program(self.program, host())
