@@ -555,11 +555,11 @@ class Tensor(TensorOperators, Value):
         return _rebuild, (type(self), self.numpy(), self.requires_grad)
 
     def __repr__(self) -> str:
-        # Where the values are not there yet, a debugger still wants to see something.
-        return f"needle.Tensor({getattr(self.cached_data, 'placeholder', None) or self})"
+        return f"needle.Tensor({self})"
 
     def __str__(self) -> str:
-        return str(self.numpy())
+        # Where the values are not there yet, a debugger or a print still wants to see something.
+        return getattr(self.cached_data, "placeholder", None) or str(self.numpy())
 
 
 def _rebuild(cls: type[_V], data: Any, requires_grad: bool) -> _V:

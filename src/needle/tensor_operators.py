@@ -7,6 +7,7 @@ fills in when it is imported.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
@@ -123,6 +124,27 @@ class TensorOperators:
 
     # ------------------------------------------------- comparison (`==` stays identity: Tensors are dict keys)
 
+    def __eq__(self, other: object) -> bool:
+        if isinstance(other, (int, float, np.ndarray, np.generic)):
+            self._warn_of_identity("==", "ndl.equal(a, b) elementwise, or a.item() == b")
+        return self is other
+
+    def __ne__(self, other: object) -> bool:
+        if isinstance(other, (int, float, np.ndarray, np.generic)):
+            self._warn_of_identity("!=", "ndl.not_equal(a, b) elementwise, or a.item() != b")
+        return self is not other
+
+    __hash__ = object.__hash__
+
+    def _warn_of_identity(self, sign: str, instead: str) -> None:
+        """Say that a Tensor is compared with a number, which it never is: hardly ever is that what was meant."""
+        always = "False" if sign == "==" else "True"
+        warnings.warn(
+            f"{sign} between a Tensor and a number or an array tells whether they are one object, and is always "
+            f"{always}: write {instead}",
+            stacklevel=3,
+        )
+
     def __lt__(self: Tensor, other: Operand) -> Tensor:
         return self.operators.less(self, other)
 
@@ -147,6 +169,15 @@ class TensorOperators:
 
     def __iter__(self: Tensor) -> Iterator[Tensor]:
         return (self[i] for i in range(len(self)))
+
+    def __contains__(self, value: object) -> bool:
+        """Tell whether a number is among the elements."""
+        data = self.realize_cached_data()
+        if type(data) is TracedArray:
+            data.look_for_value()
+        if not is_scalar(value):
+            raise DTypeError(f"in: a number may be among a Tensor's elements, got {_kind(value)}")
+        return bool((self.numpy() == value).any())
 
     def reshape(self: Tensor, *shape: int | Sequence[int]) -> Tensor:
         """Return the same elements in another shape: `needle.ops.reshape`."""
@@ -274,6 +305,18 @@ class TensorOperators:
 
     def __bool__(self) -> bool:
         return bool(self._only_value())
+
+    def __format__(self, spec: str) -> str:
+        """Return the text of the one element as `spec` says, such as ".3f"; with no `spec`, that of all."""
+        if not spec:
+            return str(self)
+        data = self.realize_cached_data()
+        if type(data) is not TracedArray and data.size != 1:
+            raise ShapeError(
+                f"format: {spec!r} is for one number, and a Tensor of shape {self.shape} has {data.size}: reduce it "
+                "first, such as by .mean(), or print .numpy()"
+            )
+        return format(self._only_value(), spec)
 
     def _only_value(self) -> Any:
         """Return the one element; while traced, what refuses to be a number and says why."""

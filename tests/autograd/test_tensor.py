@@ -242,3 +242,39 @@ def test_operator_on_something_that_is_no_tensor_is_an_error():
         ndl.exp(np.ones(2))
     with pytest.raises(DTypeError, match=r"add: expected Tensors, got float"):
         ndl.add(ndl.Tensor([1.0]), 2.0)
+
+
+def test_one_element_formats_as_a_number():
+    for shape in ((), (1,), (1, 1)):
+        x = ndl.Tensor(np.full(shape, 1.23456, np.float32))
+        assert f"{x:.3f} {x:>8.1e}" == "1.235  1.2e+00"
+        assert f"{x}" == str(x)
+    assert f"{ndl.Tensor(3):03d} {ndl.Tensor(3):.1f} {ndl.Tensor(True):d}" == "003 3.0 1"
+    for empty_or_more in ((2,), (0,), (2, 3)):
+        x = ndl.Tensor(np.zeros(empty_or_more))
+        assert f"{x}" == str(x)
+        with pytest.raises(ShapeError, match=r"format: '.3f' is for one number, and a Tensor of shape .* \.mean\(\)"):
+            f"{x:.3f}"
+
+
+def test_in_looks_at_the_elements():
+    x = ndl.Tensor([[1.0, 2.0], [3.0, 4.0]])
+    assert 3 in x
+    assert 5.0 not in x
+    assert np.float32(2) in x
+    with pytest.raises(DTypeError, match="in: a number may be among a Tensor's elements, got Tensor"):
+        x in x  # noqa: B015, PLR0124
+
+
+def test_equality_is_identity_and_says_so_beside_numbers():
+    x, y = ndl.Tensor([1.0]), ndl.Tensor([1.0])
+    assert x == x  # noqa: PLR0124
+    assert x != y
+    assert not x == None  # noqa: E711, SIM201
+    assert {x: 1}[x] == 1
+    assert [y, x].index(x) == 1
+    for other in (1.0, 1, np.float32(1), np.ones(1)):
+        with pytest.warns(UserWarning, match=r"^== between a Tensor and a number.*always False: write ndl.equal"):
+            assert not x == other  # noqa: SIM201
+        with pytest.warns(UserWarning, match="^!= between a Tensor and a number.*always True: write ndl.not_equal"):
+            assert x != other

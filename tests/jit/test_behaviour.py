@@ -1,5 +1,6 @@
 """What a compiled function is to its user: arguments and results, when it is traced again, errors, looking inside."""
 
+import copy
 import os
 import random
 import subprocess
@@ -256,7 +257,14 @@ LINE = r"test_behaviour\.py:\d+"
         ),
         (lambda x: [1, 2][int(ndl.argmax(x, 0))], r"int\(\) of a value"),
         (lambda x: x[x > 0], "a mask made of values"),
-        (lambda x: f"{x}", "the values as a NumPy array"),
+        (lambda x: f"{x[0]:.3f}", "the value written as '.3f' says needs values"),
+        (lambda x: f"{x:>20}", "the value written as '>20' says needs values"),
+        (lambda x: int(x[0]), r"int\(\) of a value"),
+        (lambda x: 1 in x, r"whether a value is in a Tensor \(in\) needs values.*return the Tensor"),
+        (lambda x: np.asarray(x) + 1, "the values as a NumPy array"),
+        (lambda x: x.tolist(), "the values as a NumPy array"),
+        (lambda x: copy.deepcopy(x) + 1, "the values as a NumPy array"),
+        (lambda x: [one for one in x if one > 1], "a branch on a value"),
         (lambda x: np.nonzero(x.cached_data), "np.nonzero, whose result is as long as the values say.*ndl.where"),
         (lambda x: np.unique(x.cached_data), "np.unique, whose result is as long as the values say"),
         (lambda x: np.cross(x.cached_data, x.cached_data), "np.cross cannot be compiled.*needle.ops"),
@@ -316,7 +324,18 @@ def test_a_tensor_without_values_is_shown_in_a_debugger():
     shown = []
     with pytest.warns(UserWarning, match="sets shown"):
         ndl.jit(lambda x: shown.append(repr(x * 2)) or x)(tensor(1, 2))
-    assert shown == ["needle.Tensor(no values while it is compiled, float32[2])"]
+    assert shown == ["needle.Tensor(traced: float32[2], no values while the function is compiled)"]
+
+
+def test_a_traced_tensor_prints_what_is_known_of_it(capsys):
+    def f(x):
+        y = x * 2
+        print(y, f"and {y}")
+        return y
+
+    ndl.jit(f)(tensor(1, 2))
+    traced = "traced: float32[2], no values while the function is compiled"
+    assert capsys.readouterr().out == f"{traced} and {traced}\n"
 
 
 def test_what_is_no_function_is_refused():

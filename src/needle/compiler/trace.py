@@ -12,7 +12,9 @@ import linecache
 import math
 import operator
 import sys
+import textwrap
 from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache
 from pathlib import Path
 from types import FrameType
 from typing import Any, ClassVar, NoReturn
@@ -246,7 +248,16 @@ class TracedArray:
         raise self._without_values("a value as a number of Python", "pass the number itself, or index with the Tensor")
 
     def __array__(self, *_: Any, **__: Any) -> NoReturn:
-        raise self._without_values("the values as a NumPy array, or printed,", _OUTSIDE)
+        raise self._without_values("the values as a NumPy array (np.asarray, numpy(), tolist())", _OUTSIDE)
+
+    def __format__(self, spec: str) -> str:
+        if not spec:
+            return str(self)
+        raise self._without_values(f"the value written as {spec!r} says", _OUTSIDE)
+
+    def look_for_value(self) -> NoReturn:
+        """Refuse to tell whether a value is among the elements."""
+        raise self._without_values("whether a value is in a Tensor (in)", _OUTSIDE)
 
     def get(self) -> NoReturn:
         """Refuse to give the values to the host."""
@@ -269,7 +280,7 @@ class TracedArray:
     @property
     def placeholder(self) -> str:
         """What is printed in the place of values."""
-        return f"no values while it is compiled, {self.node}"
+        return f"traced: {self.node}, no values while the function is compiled"
 
     def __repr__(self) -> str:
         return f"TracedArray({self.node})"
@@ -287,10 +298,10 @@ _OF_NO_FIXED_SHAPE = frozenset(
 
 def trace_error(what: str, remedy: str) -> TraceError:
     """Say what cannot be compiled, the line of the user's program that asked for it, and what to do instead."""
-    source = user_source()
+    source = source_outside_libraries()
     if source is None:
         return TraceError(f"{what}: {remedy}")
-    line = linecache.getline(source.file, source.line).strip()
+    line = textwrap.shorten(linecache.getline(source.file, source.line), 120, placeholder=" …")
     return TraceError(f"{what}, at {source}: {remedy}" + (f"\n  {line}" if line else ""))
 
 
@@ -308,6 +319,24 @@ def user_source() -> Source | None:
     """Return the innermost line of the call stack that is not Needle's own."""
     frame = user_frame()
     return None if frame is None else Source(frame.f_code.co_filename, frame.f_lineno)
+
+
+def source_outside_libraries() -> Source | None:
+    """Return the innermost line that is of no installed library either, for messages; any but Needle's where none is.
+
+    NumPy, `copy` and others call a Tensor's methods on behalf of a line of the user's.
+    """
+    frame = user_frame()
+    while frame is not None and frame.f_code.co_filename.startswith(_library_folders()):
+        frame = frame.f_back
+    return user_source() if frame is None else Source(frame.f_code.co_filename, frame.f_lineno)
+
+
+@lru_cache(maxsize=1)
+def _library_folders() -> tuple[str, ...]:
+    import sysconfig  # noqa: PLC0415  slow to load, and only needed for messages
+
+    return tuple(sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib"))
 
 
 def user_frame() -> FrameType | None:
