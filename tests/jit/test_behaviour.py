@@ -268,9 +268,12 @@ LINE = r"test_behaviour\.py:\d+"
         (lambda x: np.nonzero(x.cached_data), "np.nonzero, whose result is as long as the values say.*ndl.where"),
         (lambda x: np.unique(x.cached_data), "np.unique, whose result is as long as the values say"),
         (lambda x: np.cross(x.cached_data, x.cached_data), "np.cross cannot be compiled.*needle.ops"),
-        (lambda x: x * random.random(), "draws from Python's random, .*ndl.init.rand"),
+        (lambda x: x * random.random(), rf"draws from Python's random at .*{LINE} \(random.random\), .*ndl.init.rand"),
         (lambda x: x * float(GENERATOR.random()), "draws from a Generator of its own"),
-        (lambda x: x * np.random.rand(), "draws from NumPy's global generator.*ndl.init.rand"),
+        (
+            lambda x: x * np.random.rand(),
+            rf"draws from NumPy's global generator at .*{LINE} \(np.random.rand\), .*init.rand",
+        ),
     ],
 )
 def test_what_cannot_be_compiled_is_one_error_with_the_line(function, message):

@@ -1,6 +1,12 @@
 """What changes outside of a compiled function between its calls is seen by the next one."""
 
+import datetime
+import linecache
 import os
+import random
+import secrets
+import time
+import uuid
 from dataclasses import dataclass, field
 from functools import partial
 from types import ModuleType, SimpleNamespace
@@ -427,6 +433,90 @@ def test_arrays_that_a_program_reads_anew_may_change():
     array[0] = 3
     assert f(tensor(1)).numpy().tolist() == [3]
     assert f.cache_info().traces == 1
+
+
+ARRAYS = {"small": 3, "whole": 20_000, "sampled": 300_000}
+
+
+@pytest.mark.parametrize("name", ARRAYS)
+def test_arrays_whose_values_are_read_into_python_are_compared(name):
+    array = np.zeros(ARRAYS[name])
+    held = {"scale": array, "list": [array]}
+    config = SimpleNamespace(scale=array)
+    model = nn.Identity()
+    model.scale = array
+    functions = [
+        lambda x: x * float(array[0]),
+        lambda x: x * array.item(0),
+        lambda x: x * held["list"][0][0],
+        lambda x: x * config.scale[0],
+        lambda x: model(x) * float(model.scale[0]),
+    ]
+    for f in map(ndl.jit, functions):
+        array[:] = 2
+        assert f(tensor(1)).item() == 2
+        assert f(tensor(1)).item() == 2
+        assert f.cache_info().traces == 1
+        array += 1
+        assert f(tensor(1)).item() == 3
+        assert "array float64" in f.explain()
+
+
+def test_an_array_in_the_place_of_one_that_is_read_anew_is_seen():
+    config = SimpleNamespace(scale=np.array([2.0], np.float32))
+    f = ndl.jit(lambda x: x * ndl.Tensor(config.scale))
+    f(tensor(1))
+    config.scale = np.array([3.0], np.float32)
+    assert f(tensor(1)).item() == 3
+
+
+def test_variables_of_the_environment_are_seen_by_whatever_name(monkeypatch):
+    prefix = "NEEDLE_GUARD"
+    f = ndl.jit(lambda x: x * float(os.environ.get(f"{prefix}_SCALE", "1")))
+    assert f(tensor(1)).item() == 1
+    monkeypatch.setenv("NEEDLE_GUARD_SCALE", "4")
+    assert f(tensor(1)).item() == 4
+    assert f.explain() == "trace 2: os.environ['NEEDLE_GUARD_SCALE']: 'absent', now '4'"
+
+
+# -------------------------------------------------------------------------------- what gives another answer each time
+
+
+def clock():
+    return time.perf_counter()
+
+
+def imported(x):
+    from time import monotonic  # noqa: PLC0415  what is tested
+
+    return x * monotonic()
+
+
+OUTSIDE = {
+    "time.time": lambda x: x * time.time(),
+    "time.perf_counter": lambda x: x * clock(),
+    "monotonic": imported,
+    "datetime.datetime.now": lambda x: x * datetime.datetime.now().microsecond,
+    "os.urandom": lambda x: x * os.urandom(1)[0],
+    "secrets.randbelow": lambda x: x * secrets.randbelow(5),
+    "uuid.uuid4": lambda x: x * (uuid.uuid4().int % 7),
+    "np.random.default_rng": lambda x: x * np.random.default_rng().random(),
+    "random.Random": lambda x: x * random.Random().random(),
+}
+
+
+@pytest.mark.parametrize("name", OUTSIDE)
+def test_what_gives_another_answer_each_time_is_warned_of_at_its_line(name):
+    with pytest.warns(UserWarning, match=rf"calls {name}\. .*only while it is followed.*pass the answer") as warned:
+        ndl.jit(OUTSIDE[name])(tensor(1))
+    assert [one.filename for one in warned] == [__file__]
+    assert name.rpartition(".")[2] in linecache.getline(__file__, warned[0].lineno)
+
+
+def test_generators_with_a_seed_and_clocks_that_are_not_reached_are_not_warned_of(recwarn):
+    ndl.jit(lambda x: x * np.random.default_rng(0).random() + random.Random(1).random())(tensor(1))
+    ndl.jit(lambda x: x * SimpleNamespace(time=2).time)(tensor(1))
+    assert not recwarn.list
 
 
 # ----------------------------------------------------------------------------- what a function changes in Python

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Set
 from contextlib import suppress
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -32,11 +32,11 @@ from needle.jit.module_guard import (
     is_plain_class,
 )
 
-__all__ = ["ObjectGuard", "free_objects", "is_users_code"]
+__all__ = ["EnvironmentGuard", "FreeObjects", "ObjectGuard", "free_objects", "is_users_code"]
 
 _PACKAGE = str(Path(__file__).parents[1])
-# Arrays up to this length are compared element by element in each call, where the program does not read them anew.
-_SMALL_ARRAY = 10_000
+# The table under os.environ, where there is one: reading it all is a hundred times quicker.
+_environment: Any = getattr(os.environ, "_data", os.environ)
 # How deep functions are looked for in containers and objects.
 _NEAR = 3
 
@@ -44,17 +44,16 @@ _NEAR = 3
 class ObjectGuard:
     """A name in the function's code: a variable of its closure, a global, or an attribute of such an object."""
 
-    __slots__ = ("expected", "is_array", "read", "what")
+    __slots__ = ("expected", "read", "what")
 
-    def __init__(self, what: str, read: Callable[[], Any], looks_inside: bool = True) -> None:
+    def __init__(
+        self, what: str, read: Callable[[], Any], looks_inside: bool = True, inputs: Set[int] = frozenset()
+    ) -> None:
         self.what = what
         self.read = read
         value = read()
-        self.is_array = isinstance(value, np.ndarray) and value.size <= _SMALL_ARRAY
-        if self.is_array:
-            self.expected = value.copy()
-        else:
-            self.expected = frozen(value) if looks_inside and isinstance(value, CONTAINERS) else value
+        looks = isinstance(value, np.ndarray) or (looks_inside and isinstance(value, CONTAINERS))
+        self.expected = frozen(value, inputs) if looks else value
 
     def difference(self) -> Difference | None:
         """Return what has changed, its old and its new value."""
@@ -64,15 +63,40 @@ class ObjectGuard:
             now = ABSENT
         if self.expected is now:
             return None
-        if self.is_array:
-            is_same = isinstance(now, np.ndarray) and now.dtype == self.expected.dtype and _equal(now, self.expected)
-            return None if is_same else (self.what, self.expected, now)
         found = difference(self.expected, now)
         return None if found is None else (self.what + found[0], found[1], found[2])
 
 
-def _equal(one: np.ndarray, other: np.ndarray) -> bool:
-    return one.shape == other.shape and one.tobytes() == other.tobytes()
+class EnvironmentGuard:
+    """All variables of the environment: which of them code reads is known only when it runs."""
+
+    __slots__ = ("expected",)
+
+    def __init__(self) -> None:
+        self.expected = dict(_environment)
+
+    def difference(self) -> Difference | None:
+        """Return which variable has changed, its old and its new value."""
+        if _environment == self.expected:
+            return None
+        before, now = self.expected, dict(_environment)
+        key = next(one for one in {**before, **now} if before.get(one) != now.get(one))
+        name, old, new = (_text(one) for one in (key, before.get(key, ABSENT), now.get(key, ABSENT)))
+        return f"os.environ[{name!r}]", old, new
+
+
+def _text(value: Any) -> str:
+    return os.fsdecode(value)
+
+
+class FreeObjects(NamedTuple):
+    """What a function finds outside itself.
+
+    Fields: `guards`; `functions`, those of the user's that were seen to run, and those that they name.
+    """
+
+    guards: list[ObjectGuard | EnvironmentGuard]
+    functions: list[Any]
 
 
 def free_objects(
@@ -81,7 +105,7 @@ def free_objects(
     modules: Iterable[Any] = (),
     called: Set[types.CodeType] = frozenset(),
     inputs: Set[int] = frozenset(),
-) -> list[ObjectGuard]:
+) -> FreeObjects:
     """Return guards for what a Python function finds outside itself, and for the attributes that it names there.
 
     The user's functions and methods that it reaches are looked at in the same way.
@@ -101,16 +125,19 @@ def free_objects(
     if hasattr(fn, "__self__"):
         owners.append(fn.__self__)
     reached = _Reached([*owners, *modules])
-    reached.follow([getattr(fn, "__func__", fn)])
+    outermost = getattr(fn, "__func__", fn)
+    reached.follow([outermost])
     reached.follow(reached.unknown(called))
-    watch = _Watch(list(dict.fromkeys(name for function in reached.functions for name in _names(function.__code__))))
+    names = list(dict.fromkeys(name for function in reached.functions for name in _names(function.__code__)))
+    watch = _Watch(names, inputs)
     for function in reached.functions:
         watch.function(function)
     for one in owners:
         watch.attributes("self" if one is getattr(fn, "__self__", one) else "argument", one, watch.all_names)
     for kind in reached.kinds:
         watch.attributes(kind.__name__, kind, watch.all_names)
-    return [guard for guard in watch.found.values() if not (guard.is_array and id(guard.read()) in inputs)]
+    environment = [EnvironmentGuard()] if "environ" in names or "getenv" in names else []
+    return FreeObjects([*watch.found.values(), *environment], reached.running(outermost, called))
 
 
 # ------------------------------------------------------------------------------------------- which functions
@@ -173,6 +200,18 @@ class _Reached:
             self.kinds[type(value)] = None
             inside = fields_of(value).values() if is_plain_class(type(value)) else ()
         return [one for held in list(inside) for one in self._functions_in(held, names, depth + 1)]
+
+    def running(self, outermost: Any, called: Set[types.CodeType]) -> list[Any]:
+        """Return the functions that were seen to run, and those that these name."""
+        run = [one for one in self.functions if one is outermost or not called.isdisjoint(_codes(one.__code__))]
+        found = {id(one): one for one in run}
+        for function in run:
+            for _, _, read in _variables(function, _names(function.__code__)):
+                with suppress(ValueError):
+                    value = read()
+                    if isinstance(value, types.FunctionType) and id(value) in self.by_id:
+                        found[id(value)] = value
+        return list(found.values())
 
     def unknown(self, called: Set[types.CodeType]) -> list[Any]:
         """Return the functions of code that was seen to run and that nothing has led to."""
@@ -257,8 +296,9 @@ def _is_users_module(module: types.ModuleType) -> bool:
 class _Watch:
     """Makes the guards. Those of one object and name are made once."""
 
-    def __init__(self, all_names: list[str]) -> None:
+    def __init__(self, all_names: list[str], inputs: Set[int]) -> None:
         self.all_names = all_names
+        self.inputs = inputs
         self.found: dict[Any, ObjectGuard] = {}
 
     def function(self, function: Any) -> None:
@@ -271,9 +311,6 @@ class _Watch:
                 continue
             self._add(key, what, read)
             self.attributes(what, value, names)
-        if "environ" in names or "getenv" in names:
-            for name in names:
-                self._add(("environ", name), f"os.environ[{name!r}]", partial(os.environ.get, name))
 
     def attributes(self, what: str, value: Any, names: list[str], depth: int = 0) -> None:
         """Guard those attributes of an object that the code names, and theirs where they are plain objects again.
@@ -308,7 +345,7 @@ class _Watch:
 
     def _add(self, key: Any, what: str, read: Callable[[], Any], looks_inside: bool = True) -> None:
         if key not in self.found:
-            self.found[key] = ObjectGuard(what, read, looks_inside)
+            self.found[key] = ObjectGuard(what, read, looks_inside, self.inputs)
 
 
 def _class_fields(kind: type) -> dict[str, Any]:

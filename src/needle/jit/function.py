@@ -284,10 +284,10 @@ def follow_call(
         with watching(recorder):
             recorder.guard(autocast_dtype, "the dtype of autocast")
             result = fn(*positional, **named)
-            before.check_draws()
             modules = recorder.modules.values()
-            objects = free_objects(fn, given, modules, recorder.called_code(), recorder.array_ids())
-            program = CompiledCall(recorder, result, objects, mode, overwrite)
+            found = free_objects(fn, given, modules, recorder.called_code(), recorder.array_ids())
+            before.check_draws(found.functions)
+            program = CompiledCall(recorder, result, found.guards, mode, overwrite)
     finally:
         recorder.undo_effects()
     del result
@@ -296,6 +296,7 @@ def follow_call(
     if error is not None:
         raise error
     before.warn_of_changes(recorder.settings)
+    before.warn_of_outside_calls(found.functions)
     return program
 
 

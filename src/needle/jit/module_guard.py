@@ -5,9 +5,13 @@ from __future__ import annotations
 import argparse
 import sys
 import types
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Set
 from functools import partial
 from typing import Any
+
+import numpy as np
+
+from needle.jit.array_guard import ArrayValues
 
 __all__ = [
     "ABSENT",
@@ -17,6 +21,7 @@ __all__ = [
     "Difference",
     "ModuleGuard",
     "Snapshot",
+    "arrays_in",
     "difference",
     "fields_of",
     "frozen",
@@ -58,11 +63,11 @@ class Snapshot:
 
     __slots__ = ("held", "kind", "owner")
 
-    def __init__(self, value: Any, around: tuple[int, ...] = ()) -> None:
+    def __init__(self, value: Any, inputs: Set[int] = frozenset(), around: tuple[int, ...] = ()) -> None:
         self.kind = type(value)
         self.owner = None if isinstance(value, CONTAINERS) else value
         around = (*around, id(value))
-        self.held = {name: frozen(one, around) for name, one in _contents(value)}
+        self.held = {name: frozen(one, inputs, around) for name, one in _contents(value)}
 
     def difference(self, value: Any) -> Difference | None:
         """Return where a value differs from what it was, such as ".scale", and the old and the new content."""
@@ -89,21 +94,42 @@ class Snapshot:
         return f"{self.kind.__name__} of {len(self.held)}"
 
 
-def frozen(value: Any, around: tuple[int, ...] = ()) -> Any:
-    """Return what `difference` compares a value with: a snapshot where it can change without telling."""
-    return Snapshot(value, around) if _may_change(value) and id(value) not in around[-DEEPEST:] else value
+def frozen(value: Any, inputs: Set[int] = frozenset(), around: tuple[int, ...] = ()) -> Any:
+    """Return what `difference` compares a value with: a snapshot where it can change without telling.
+
+    Args:
+        value: any.
+        inputs: the ids of arrays that may change, as a program reads them anew in each call.
+        around: the ids of what the value lies in.
+    """
+    if isinstance(value, np.ndarray):
+        return value if id(value) in inputs else ArrayValues(value)
+    return Snapshot(value, inputs, around) if _may_change(value) and id(value) not in around[-DEEPEST:] else value
+
+
+def arrays_in(before: Any) -> Iterator[int]:
+    """Yield the ids of the arrays in what `frozen` returned."""
+    if type(before) is ArrayValues:
+        yield before.identity
+    elif type(before) is Snapshot:
+        for one in before.held.values():
+            yield from arrays_in(one)
 
 
 def difference(before: Any, now: Any) -> Difference | None:
     """Return the place inside of a value that has changed, empty for the value itself, its old and its new content."""
     if type(before) is Snapshot:
         return before.difference(now)
+    if type(before) is ArrayValues:
+        return None if before.is_of(now) else ("", before, ArrayValues(now) if isinstance(now, np.ndarray) else now)
     return None if same(before, now) else ("", before, now)
 
 
 def _may_change(value: Any) -> bool:
     if isinstance(value, _PLAIN):
         return False
+    if isinstance(value, np.ndarray):
+        return True
     if isinstance(value, (tuple, frozenset)):
         return any(map(_may_change, value))
     return isinstance(value, CONTAINERS) or is_plain_class(type(value))
@@ -145,22 +171,26 @@ class ModuleGuard:
     """The attributes of modules, such as `training`, and what the lists, dicts and plain objects among them hold.
 
     A module says when an attribute is set (`tracing.note_change`), so that the attributes are compared only then.
-    Lists, dicts and plain objects do not say so: what they hold is compared in each call.
+    Lists, dicts, arrays and plain objects do not say so: what they hold is compared in each call.
+
+    Args:
+        modules: the modules.
+        inputs: the ids of arrays that may change.
     """
 
-    def __init__(self, modules: Iterable[Any]) -> None:
+    def __init__(self, modules: Iterable[Any], inputs: Set[int] = frozenset()) -> None:
         self.modules = list(modules)
         self.attributes = [_snapshot(module) for module in self.modules]
         self.held = [
-            (module, name, Snapshot(value))
+            (module, name, frozen(value, inputs))
             for module in self.modules
             for name, value in vars(module).items()
-            if _may_change(value)
+            if _may_change(value) and id(value) not in inputs
         ]
 
     def containers_differ(self) -> bool:
         """Tell whether a list, a dict or an object of a module holds something else than it did."""
-        return any(held.difference(vars(module).get(name, ABSENT)) for module, name, held in self.held)
+        return any(difference(held, vars(module).get(name, ABSENT)) for module, name, held in self.held)
 
     def difference(self) -> Difference | None:
         """Return which attribute has changed, its old and its new value."""
@@ -171,7 +201,7 @@ class ModuleGuard:
                 if not same(old, new):
                     return f"{type(module).__name__}.{name}", old, new
         for module, name, held in self.held:
-            found = held.difference(vars(module).get(name, ABSENT))
+            found = difference(held, vars(module).get(name, ABSENT))
             if found is not None:
                 return f"{type(module).__name__}.{name}{found[0]}", found[1], found[2]
         return None

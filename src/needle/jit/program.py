@@ -20,7 +20,7 @@ from needle.compiler.primitives import PRIMITIVES
 from needle.device import random
 from needle.errors import TraceError
 from needle.jit.arguments import map_leaves
-from needle.jit.free_objects import ObjectGuard
+from needle.jit.free_objects import EnvironmentGuard, ObjectGuard
 from needle.jit.module_guard import ModuleGuard
 from needle.jit.recorder import (
     ArgumentPlace,
@@ -55,11 +55,16 @@ class CompiledCall:
     """
 
     def __init__(
-        self, recorder: Recorder, result: Any, objects: Sequence[ObjectGuard], mode: bool, overwrite: bool = True
+        self,
+        recorder: Recorder,
+        result: Any,
+        objects: Sequence[ObjectGuard | EnvironmentGuard],
+        mode: bool,
+        overwrite: bool = True,
     ) -> None:
         self.recorder = recorder
         self.objects = list(objects)
-        self.modules = ModuleGuard(recorder.modules.values())
+        self.modules = ModuleGuard(recorder.modules.values(), recorder.array_ids())
         self.changes_seen = tracing.changes
         self.mode = mode
         self.lock = threading.RLock()

@@ -19,6 +19,7 @@ from needle.compiler.trace import user_source
 from needle.errors import TraceError
 from needle.jit.free_objects import free_objects
 from needle.jit.module_guard import ABSENT, Difference, same
+from needle.jit.outside_calls import calls_in, draws_in
 
 __all__ = ["BeforeTrace", "settings_of", "warn_user"]
 
@@ -32,12 +33,15 @@ class BeforeTrace:
         self.name = getattr(fn, "__name__", type(fn).__name__)
         self.numpy: Any = np.random.get_state()
         self.python = random.getstate()
-        self.guards = free_objects(fn, given)
-        found = [guard.expected for guard in self.guards] + list(given)
+        self.guards = free_objects(fn, given).guards
+        found = [*(guard.expected for guard in self.guards), *given]
         self.generators = [(one, _state(one)) for one in found if isinstance(one, (np.random.Generator, random.Random))]
 
-    def check_draws(self) -> None:
+    def check_draws(self, functions: Sequence[Any]) -> None:
         """Refuse random numbers that a program would repeat; the generators go back to where they were.
+
+        Args:
+            functions: those that may have drawn, for the message.
 
         Raises:
             TraceError: the function drew some.
@@ -53,10 +57,21 @@ class BeforeTrace:
                 drawn = f"a {type(generator).__name__} of its own"
                 _set_state(generator, state)
         if drawn:
+            where = next((f" at {one.file}:{one.line} ({one.name})" for one in draws_in(functions)), "")
             raise TraceError(
-                f"{self.name}: the function draws from {drawn}, and a compiled one would repeat the same numbers: draw "
-                "with ndl.init.rand, randn or randb, or draw outside of the function and pass what was drawn"
+                f"{self.name}: the function draws from {drawn}{where}, and a compiled one would repeat the same "
+                "numbers: draw with ndl.init.rand, randn or randb, or draw outside of the function and pass what was "
+                "drawn"
             )
+
+    def warn_of_outside_calls(self, functions: Sequence[Any]) -> None:
+        """Warn of the clock and the system's random numbers, whose answer in a compiled function is the first one."""
+        for one in dict.fromkeys(calls_in(functions)):
+            message = (
+                f"{self.name} calls {one.name}. A compiled function does so only while it is followed, and goes on "
+                "with that answer: call it outside of the function, and pass the answer as a Tensor where it is needed"
+            )
+            warnings.warn_explicit(message, UserWarning, one.file, one.line)
 
     def warn_of_changes(self, modules: Sequence[tuple[Any, dict[str, Any]]]) -> None:
         """Warn of what the function has changed of the numbers, strings and containers that it reads."""
