@@ -1,7 +1,9 @@
 """What follows a matrix product elementwise, computed for one tile at a time while its sums are in the first cache.
 
-The function that is written here loops over a tile's rows and over its columns a vector at a time, so that LLVM makes
-vectors of the stores' values; it knows how long the last, shorter piece of a row is.
+The function that is written here loops over a tile's rows and over its columns, first those that fill vectors, so that
+LLVM makes vectors of the stores' values. It knows how long the last, shorter piece of a row is. How many vectors there
+are it does not know, but that they are whole: loops of a length that LLVM knows are written out element by element
+where they are short, and others have a rest to look after.
 """
 
 from __future__ import annotations
@@ -60,22 +62,21 @@ class Epilogue:
         f = Function(f"{self.step.name}_tiles.finish", parameters, "nounwind noinline #0")
         lanes, rest = self.tiling.lanes, self.product.columns % self.tiling.lanes
         with f.loop(f.integer(0), SSA("%rows", "i64")) as i:
-            with f.loop(f.integer(0), SSA("%whole", "i64")) as vector:
-                self._piece(f, i, f.binary("mul nsw", vector, f.integer(lanes)), lanes)
+            self._piece(f, i, f.integer(0), f.binary("mul nsw nuw", SSA("%whole", "i64"), f.integer(lanes)))
             if rest:
                 with f.when(f.compare("slt", SSA("%whole", "i64"), SSA("%vectors", "i64"))):
                     start = f.binary("mul nsw", SSA("%whole", "i64"), f.integer(lanes))
-                    self._piece(f, i, start, rest)
+                    self._piece(f, i, start, f.integer(rest))
         return f
 
-    def _piece(self, f: Function, i: SSA, start: SSA, length: int) -> None:
+    def _piece(self, f: Function, i: SSA, start: SSA, length: SSA) -> None:
         """Write `length` columns of row `i` from `start` on, all counted within the tile."""
         step = self.step
         rank = len(step.out.shape)
         at = offset(f, [SSA("%place", "i64"), i], (1, self.product.out.outer))
         outer = coordinates(f, f.binary("udiv", at, f.integer(self.product.columns)), step.out.shape[:-1])
         place = buffer_place(step.out, axis_places(rank), rank)
-        with f.loop(f.integer(0), f.integer(length)) as j:
+        with f.loop(f.integer(0), length) as j:
             within = f.binary("add nsw", start, j)
             column = f.binary("add nsw", SSA("%column", "i64"), within)
             address = f.address("%sums", llvm_type(step.out.dtype), offset(f, [i, within], (self.row_stride, 1)))
