@@ -38,7 +38,7 @@ from needle.compiler.packing import (
     splat,
     store_vector,
 )
-from needle.compiler.render import RenderedKernel, render_kernel
+from needle.compiler.render import Bands, RenderedKernel, render_kernel
 from needle.compiler.spreading import render_spread, times_in_memory
 from needle.compiler.steps import Contraction
 from needle.compiler.tiling import Product, Split, Tiling, choose_tiling
@@ -225,7 +225,17 @@ class Tiles:
         buffers = (*written, a, b, *self.epilogue.reads)
         by_cuts = tiling.all_by_cuts
         is_shared, work = work >= _WORTH_SHARING, 0 if by_cuts else work
-        return RenderedKernel(f, buffers, parts, is_shared, len(written), work=work, is_streamed=by_cuts)
+        rendered = RenderedKernel(f, buffers, parts, is_shared, len(written), work=work, is_streamed=by_cuts)
+        bands = self._bands()
+        return rendered if bands is None else replace(rendered, bands=bands, banded=tuple(range(len(written))))
+
+    def _bands(self) -> Bands | None:
+        """Return the bands of columns that blocks below each other are; None where they are not equally wide."""
+        product, split = self.product, self.tiling.vectors
+        if math.prod(product.batch) != 1 or split.largest != split.smallest:
+            return None
+        bands = Bands(product.columns, self.tiling.block[1] * split.largest * self.tiling.lanes)
+        return bands if all(bands.keep(store.place) for store in self.step.epilogue) else None
 
     def _tiles_of_block(self, block: SSA) -> tuple[SSA, SSA]:
         """Return the numbers, within a block, of the first tile to do and of that after the last one."""

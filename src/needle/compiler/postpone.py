@@ -53,7 +53,7 @@ class _Planner:
         """Put a turn into the round in which it saves most memory: the one where it is, or the last possible one."""
         number = self._latest(turn.phase, earliest)
         if number > earliest and self._saved_bytes(turn.phase, earliest, number) > 0:
-            turn = replace(turn, owner=self._owner(turn, number))
+            turn = replace(turn, owner=self._owner(turn, number), team=None)
         else:
             number = earliest
         self.rounds[number].insert(0, turn)

@@ -13,20 +13,22 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from operator import itemgetter
 
 from needle.compiler.alike import Renderings
+from needle.compiler.bands import render_in_bands
 from needle.compiler.borders import render_bordered
 from needle.compiler.host import Host
 from needle.compiler.ir import Function
-from needle.compiler.lanes import in_lanes
-from needle.compiler.loops import Kernel
+from needle.compiler.lanes import LaneStep, in_lanes
+from needle.compiler.loops import Buffer, Kernel
 from needle.compiler.math import math_functions
 from needle.compiler.memory import Arena, plan_rounds
 from needle.compiler.native import MODULE_BREAK
 from needle.compiler.postpone import postpone
 from needle.compiler.products import render_product
 from needle.compiler.rebase import rebase
-from needle.compiler.render import RenderedKernel, render_kernel
+from needle.compiler.render import Bands, RenderedKernel, render_kernel
 from needle.compiler.round_code import RoundCode, render_rounds
 from needle.compiler.rounds import make_rounds
 from needle.compiler.row_blocks import in_row_blocks
@@ -60,19 +62,8 @@ class Module:
 
 def render_program(program: Program, host: Host, is_timed: bool = False) -> Module:
     """Write a program as LLVM IR; one that counts the time that its steps take where `is_timed`."""
-    phases: list[RenderedKernel] = []
     steps = in_lanes(program, available_processors())
-    of_lanes = {buffer for one in steps if one.lane is not None for buffer in one.step.writes()}
-    right_operands = Counter(one.step.b for one in steps if isinstance(one.step, Contraction))
-    renderings = {shares: Renderings(partial(_render_step, host=host, packs_once=shares)) for shares in (False, True)}
-    for one in steps:
-        rebased, begins = rebase(one.step)
-        render = renderings[isinstance(one.step, Contraction) and right_operands[one.step.b] > 1]
-        for phase in render(rebased):
-            # What only prepares the weights is done for all lanes.
-            lane = None if of_lanes.isdisjoint(phase.buffers) else one.lane
-            phases.append(replace(phase, begins=begins, lane=lane, step=one.name))
-    phases = share_functions([phase for phase in phases if phase.parts > 0])
+    phases = share_functions([phase for phase in _render_steps(steps, host) if phase.parts > 0])
     of_steps = {buffer for one in steps for buffer in (*one.step.reads(), *one.step.writes())}
     phases = share_packed(phases, of_steps)
     outside = [
@@ -91,9 +82,39 @@ def render_program(program: Program, host: Host, is_timed: bool = False) -> Modu
     return Module(text, arena, code.control_bytes, has_lanes or shared >= _WORTH_A_THREAD, code.timed)
 
 
-def _render_step(step: Step, host: Host, packs_once: bool) -> list[RenderedKernel]:
-    """Return the functions that compute a step, in order; other products have its right operand where `packs_once`."""
+def _render_steps(steps: Sequence[LaneStep], host: Host) -> list[RenderedKernel]:
+    """Return the functions that compute steps, in order."""
+    phases: list[RenderedKernel] = []
+    of_lanes = {buffer for one in steps if one.lane is not None for buffer in one.step.writes()}
+    right_operands = Counter(one.step.b for one in steps if isinstance(one.step, Contraction))
+    renderings: dict[tuple[bool, Bands | None], Renderings] = {}
+    bands_of: dict[Buffer, tuple[int, Bands]] = {}  # of what is written in bands, and when
+    for one in steps:
+        rebased, begins = rebase(one.step)
+        packs_once = isinstance(one.step, Contraction) and right_operands[one.step.b] > 1
+        found = [bands_of[buffer] for buffer in one.step.reads() if buffer in bands_of]
+        bands = max(found, key=itemgetter(0))[1] if found and isinstance(one.step, Kernel) else None
+        render = partial(_render_step, host=host, packs_once=packs_once, bands=bands)
+        for phase in renderings.setdefault((packs_once, bands), Renderings(render))(rebased):
+            # What only prepares the weights is done for all lanes.
+            lane = None if of_lanes.isdisjoint(phase.buffers) else one.lane
+            phases.append(replace(phase, begins=begins, lane=lane, step=one.name))
+            if phase.bands is not None and lane is None:
+                bands_of.update(
+                    dict.fromkeys(phases[-1].in_bands.intersection(phase.writes), (len(phases), phase.bands))
+                )
+    return phases
+
+
+def _render_step(step: Step, host: Host, packs_once: bool, bands: Bands | None) -> list[RenderedKernel]:
+    """Return the functions that compute a step, in order.
+
+    Other products have its right operand where `packs_once`. What it reads was written in `bands`, if any.
+    """
     if isinstance(step, Kernel):
+        in_bands = render_in_bands(step, bands, host) if bands is not None else None
+        if in_bands is not None:
+            return [in_bands]
         return [_render_kernel(kernel, host) for kernel in in_row_blocks(step)]
     return render_product(step, host, packs_once)
 

@@ -52,7 +52,7 @@ from needle.compiler.scalar import (
 )
 from needle.compiler.thread_count import available_processors
 
-__all__ = ["Lane", "RenderedKernel", "render_kernel", "render_stores"]
+__all__ = ["Bands", "Lane", "RenderedKernel", "kernel_work", "render_kernel", "render_stores"]
 
 # How many columns have their partial results side by side: enough to make the innermost loop long, few enough to stay
 # in the first cache.
@@ -72,13 +72,32 @@ class Lane:
 
 
 @dataclass(frozen=True, slots=True)
+class Bands:
+    """Neighbouring columns of arrays of so many `columns`: bands of `width`, the last one of what is left."""
+
+    columns: int
+    width: int
+
+    @property
+    def count(self) -> int:
+        """How many there are."""
+        return -(-self.columns // self.width)
+
+    def keep(self, place: Place) -> bool:
+        """Tell whether a place is in the column whose number is the kernel's last axis."""
+        *others, last = place.strides
+        return last == 1 and all(number % self.columns == 0 for number in (place.offset, *others))
+
+
+@dataclass(frozen=True, slots=True)
 class RenderedKernel:
     """A kernel's function, the buffers it takes, into how many parts it falls, and whether threads share them.
 
     The first `written` of the buffers are written to; all of them where that is None. `begins` says how many elements
     into some of the buffers their pointers are, `step` what step of the program it is a part of, `work` about how many
     operations there are, 0 where nobody knows. Each chunk goes through all operands where `is_streamed`. None of one
-    lane waits for one of another lane of its chain.
+    lane waits for one of another lane of its chain. Where there are `bands`, each has as many of the parts, one band's
+    after another's; in the buffers whose numbers are `banded` a part touches nothing but columns of its own band.
     """
 
     function: Function
@@ -91,6 +110,13 @@ class RenderedKernel:
     lane: Lane | None = None
     step: str = ""
     is_streamed: bool = False
+    bands: Bands | None = None
+    banded: tuple[int, ...] = ()
+
+    @property
+    def in_bands(self) -> set[Buffer]:
+        """The buffers in which a part touches nothing but columns of its own band."""
+        return {self.buffers[number] for number in self.banded} - {buffer for buffer, n in self.begins.items() if n}
 
     @property
     def writes(self) -> tuple[Buffer, ...]:
@@ -116,7 +142,7 @@ def render_kernel(kernel: Kernel, outermost_stays: bool = False) -> RenderedKern
     function = Function(kernel.name, [*parameters, "i64 %begin", "i64 %end"], "nounwind #0")
     renderer = _Renderer(kernel, function, pointers)
     parts = renderer.render()
-    work = math.prod(kernel.shape) * sum(_cost(stage) for stage in kernel.stages)
+    work = kernel_work(kernel)
     return RenderedKernel(function, buffers, parts, work >= _WORTH_SHARING, len(kernel.writes()), work=work)
 
 
@@ -133,6 +159,11 @@ def render_stores(
     renderer.stored = dict(known)
     for store in stores:
         renderer.store(store)
+
+
+def kernel_work(kernel: Kernel) -> int:
+    """Return about how many operations a kernel does."""
+    return math.prod(kernel.shape) * sum(_cost(stage) for stage in kernel.stages)
 
 
 def _cost(stage: Stage) -> int:

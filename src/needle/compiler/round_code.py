@@ -92,7 +92,7 @@ class _Writer:
                     self._chain(f, f"{f.name}_chain{first}", share.phases, places)
                 else:
                     for phase in share.phases:
-                        self._call(f, phase, chunk, share.count, places)
+                        self._call(f, phase, chunk, share, places)
             first += share.count
         values = ", ".join(f"i64 {place}" for place in places or [0])
         self.tables.append(f"@table{number} = internal constant [{max(len(places), 1)} x i64] [{values}]")
@@ -104,10 +104,11 @@ class _Writer:
         """Return a function of the same text, where there is one already."""
         return self.functions.setdefault(f.text().replace(f"@{f.name}(", "@("), f)
 
-    def _call(self, f: Function, phase: RenderedKernel, chunk: SSA, count: int, places: list[int]) -> None:
-        """Write the call that does one of `count` chunks of a phase."""
+    def _call(self, f: Function, phase: RenderedKernel, chunk: SSA, share: Share, places: list[int]) -> None:
+        """Write the call that does one of a share's chunks of a phase."""
         arguments = [str(self._pointer(f, buffer, phase, places)) for buffer in phase.buffers]
-        bounds = [str(_bound(f, chunk, phase.parts, count, more)) for more in (0, 1)]
+        together = share.parts_together(phase)
+        bounds = [str(_bound(f, chunk, phase.parts, together, share.count, more)) for more in (0, 1)]
         with self._timed(f, phase, places):
             f.do(f"call void @{phase.function.name}({', '.join([*arguments, *bounds])})")
 
@@ -141,7 +142,7 @@ class _Writer:
         for number, phase in enumerate(phases):
             piece = Function(f"{name}_{number}", ["ptr %arrays", "ptr %arena", "ptr %table"], "nounwind #0")
             own: list[int] = []
-            self._call(piece, phase, SSA("0", "i64"), 1, own)
+            self._call(piece, phase, SSA("0", "i64"), Share((phase,), 1), own)
             rows.append(f"{_LINK} {{ ptr @{self._known(piece).name}, i64 {len(places)} }}")
             places.extend(own)
         self.tables.append(f"@{name} = internal constant [{len(rows)} x {_LINK}] [{', '.join(rows)}]")
@@ -180,12 +181,13 @@ def _entry(f: Function, value: int, places: list[int]) -> SSA:
     return f.load("i64", f.address("%table", "i64", f.integer(len(places) - 1)), 8)
 
 
-def _bound(f: Function, number: SSA, parts: int, count: int, more: int) -> SSA:
-    """Return where the parts of a chunk, and `more` chunks, begin: spread evenly."""
+def _bound(f: Function, number: SSA, parts: int, together: int, count: int, more: int) -> SSA:  # noqa: PLR0917
+    """Return where the parts of a chunk, and `more` chunks, begin: spread evenly, some parts always together."""
     if count == 1:
         return f.integer(parts * more)
-    scaled = f.binary("mul", f.binary("add", number, f.integer(more)), f.integer(parts))
-    return f.binary("udiv", scaled, f.integer(count))
+    scaled = f.binary("mul", f.binary("add", number, f.integer(more)), f.integer(parts // together))
+    begin = f.binary("udiv", scaled, f.integer(count))
+    return begin if together == 1 else f.binary("mul", begin, f.integer(together))
 
 
 # A row of the table of rounds: how many chunks there are, the function that does one, the table that it reads, and

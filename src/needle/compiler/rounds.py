@@ -2,7 +2,8 @@
 
 A round is over when all its chunks are done, whoever did them; then the next one begins. Each phase is put into the
 first round in which all that it waits for is done. A large phase falls into several chunks. A small one is part of one
-chunk; where it waits for nothing but phases of one chunk it follows them in that chunk.
+chunk; where it waits for nothing but phases of one chunk it follows them in that chunk. So does a large one that reads
+no other columns than those that a chunk of the phase before it has written: nobody waits between the two.
 """
 
 from __future__ import annotations
@@ -22,18 +23,26 @@ _LONG_CHUNK, _FINER = 2_000_000, 4
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """A phase in a round, and the number of the chunk that it is part of; None where it falls into chunks itself."""
+    """A phase in a round, and the number of the chunk that it is part of; None where it falls into chunks itself.
+
+    Phases of a round that have the same `team` follow each other in each of their chunks, band by band.
+    """
 
     phase: RenderedKernel
     owner: int | None
+    team: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """Neighbouring chunks of a round, `count` of them: each a part of one phase, or a single one of whole phases."""
+    """Neighbouring chunks of a round, `count` of them: some parts of each phase, or a single one of whole phases."""
 
     phases: tuple[RenderedKernel, ...]
     count: int
+
+    def parts_together(self, phase: RenderedKernel) -> int:
+        """Return how many neighbouring parts of a phase stay in one chunk: those of a band, where others need it."""
+        return phase.parts // phase.bands.count if len(self.phases) > 1 and phase.bands is not None else 1
 
 
 def shares_of(turns: Sequence[Turn], most: int) -> list[Share]:
@@ -41,19 +50,28 @@ def shares_of(turns: Sequence[Turn], most: int) -> list[Share]:
 
     The end of a round is waited for as long as its last chunk takes. So chains, which cannot be divided, come first.
     """
-    shares: list[Share] = []
+    shared: dict[int, list[RenderedKernel]] = {}
     owned: dict[int, list[RenderedKernel]] = {}
-    for turn in turns:
+    for number, turn in enumerate(turns):
         if turn.owner is None:
-            least = most // 2 if turn.phase.is_streamed else most
-            count = max(least, min(turn.phase.work // _LONG_CHUNK, _FINER * most))
-            parts_each = -(-turn.phase.parts // count)
-            shares.append(Share((turn.phase,), -(-turn.phase.parts // parts_each)))
+            # A turn without a team is one by itself.
+            shared.setdefault(-1 - number if turn.team is None else turn.team, []).append(turn.phase)
         else:
             owned.setdefault(turn.owner, []).append(turn.phase)
+    shares = [Share(tuple(phases), _count_chunks(phases, most)) for phases in shared.values()]
     chains = [Share(tuple(phases), 1) for phases in owned.values()]
     long = [chain for chain in chains if sum(phase.work for phase in chain.phases) > _LONG_CHUNK]
     return [*long, *shares, *(chain for chain in chains if chain not in long)]
+
+
+def _count_chunks(phases: Sequence[RenderedKernel], most: int) -> int:
+    """Return into how many chunks the phases of a team fall."""
+    first, bands = phases[0], phases[0].bands
+    least = most // 2 if first.is_streamed else most
+    count = max(least, min(first.work // _LONG_CHUNK, _FINER * most))
+    parts = first.parts if bands is None or len(phases) == 1 else bands.count
+    parts_each = -(-parts // count)
+    return -(-parts // parts_each)
 
 
 def in_moments(turns: Sequence[Turn]) -> list[Sequence[Turn]]:
@@ -71,22 +89,25 @@ def make_rounds(phases: Sequence[RenderedKernel]) -> list[list[Turn]]:
 
 
 class _Users:
-    """Who uses a buffer: of each lane the last round in which it does, and the owners there."""
+    """Who uses a buffer: of each lane the last round in which it does, and the crews there."""
 
     def __init__(self) -> None:
-        self.last: dict[Lane | None, tuple[int, set[int | None]]] = {}
+        self.last: dict[Lane | None, tuple[int, set[int]]] = {}
 
-    def add(self, lane: Lane | None, place: int, owner: int | None) -> None:
+    def add(self, lane: Lane | None, place: int, crew: int) -> None:
         """Note a use."""
-        latest, owners = self.last.get(lane, (-1, set()))
+        latest, crews = self.last.get(lane, (-1, set()))
         if place > latest:
-            self.last[lane] = place, {owner}
+            self.last[lane] = place, {crew}
         elif place == latest:
-            owners.add(owner)
+            crews.add(crew)
 
 
 class _Planner:
-    """Puts phases into rounds, in order."""
+    """Puts phases into rounds, in order.
+
+    What does a phase is its crew: the number of a chunk that is done in order, from 0 on, or below 0 a team.
+    """
 
     def __init__(self) -> None:
         self.rounds: list[list[Turn]] = []
@@ -94,38 +115,51 @@ class _Planner:
         self._readers: dict[Buffer, _Users] = {}
         self._owners: dict[tuple[int, Lane], int] = {}  # of the lanes in each round
         self._next_owner: dict[int, int] = {}
+        self._teams: dict[int, list[list[RenderedKernel]]] = {}  # of each round
 
     def add(self, phase: RenderedKernel) -> None:
         """Put the next phase into the first round that it may be in."""
-        place, owner = self._place(phase)
+        place, crew = self._place(phase)
         while len(self.rounds) <= place:
             self.rounds.append([])
-        if owner is None and phase.is_alone:
-            owner = self._next_owner.get(place, 0)
-            self._next_owner[place] = owner + 1
-        if phase.lane is not None and owner is not None:
-            self._owners[place, phase.lane] = owner
-        self.rounds[place].append(Turn(phase, owner))
+        if crew is None:
+            crew = self._new_crew(phase, place)
+        if crew < 0:
+            self._teams[place][-1 - crew].append(phase)
+        elif phase.lane is not None:
+            self._owners[place, phase.lane] = crew
+        self.rounds[place].append(Turn(phase, crew) if crew >= 0 else Turn(phase, None, -1 - crew))
         for buffer in phase.buffers:
             users = (self._writers if buffer in phase.writes else self._readers).setdefault(buffer, _Users())
-            users.add(phase.lane, place, owner)
+            users.add(phase.lane, place, crew)
+
+    def _new_crew(self, phase: RenderedKernel, place: int) -> int:
+        if phase.is_alone:
+            crew = self._next_owner.get(place, 0)
+            self._next_owner[place] = crew + 1
+            return crew
+        teams = self._teams.setdefault(place, [])
+        teams.append([])
+        return -len(teams)
 
     def _place(self, phase: RenderedKernel) -> tuple[int, int | None]:
-        """Return the round of a phase, and the owner of phases of that round that it follows, if any."""
-        last, owners, lanes = -1, set[int | None](), set[Lane | None]()
+        """Return the round of a phase, and the crew of phases of that round that it follows, if any."""
+        last, crews, lanes = -1, set[int](), set[Lane | None]()
         for lane, (place, found) in self._before(phase):
             if place > last:
-                last, owners, lanes = place, set(), set()
+                last, crews, lanes = place, set(), set()
             if place == last:
-                owners |= found
+                crews |= found
                 lanes.add(lane)
         # A lane goes on by itself: what prepares several of them is done before.
         is_led = phase.lane is None or lanes == {phase.lane}
-        if phase.is_alone and is_led and len(owners) == 1 and None not in owners:
-            return last, owners.pop()
+        if is_led and len(crews) == 1:
+            (crew,) = crews
+            if phase.is_alone if crew >= 0 else all(_go_together(one, phase) for one in self._teams[last][-1 - crew]):
+                return last, crew
         return last + 1, None if phase.lane is None else self._owners.get((last + 1, phase.lane))
 
-    def _before(self, phase: RenderedKernel) -> Iterator[tuple[Lane | None, tuple[int, set[int | None]]]]:
+    def _before(self, phase: RenderedKernel) -> Iterator[tuple[Lane | None, tuple[int, set[int]]]]:
         """Yield the uses of buffers that a phase waits for."""
         tables = [(self._writers, phase.buffers), (self._readers, phase.writes)]
         for users, buffers in tables:
@@ -134,6 +168,14 @@ class _Planner:
                     for lane, use in users[buffer].last.items():
                         if phase.lane is None or not _are_beside(phase.lane, lane):
                             yield lane, use
+
+
+def _go_together(one: RenderedKernel, other: RenderedKernel) -> bool:
+    """Tell whether a phase may follow another band by band: what one writes, both touch in the band's columns only."""
+    if one.bands is None or one.bands != other.bands:
+        return False
+    touched = {*one.writes}.intersection(other.buffers) | {*other.writes}.intersection(one.buffers)
+    return touched <= one.in_bands & other.in_bands
 
 
 def _are_beside(one: Lane, other: Lane | None) -> bool:

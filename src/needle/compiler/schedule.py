@@ -8,6 +8,7 @@ and an optimizer's update of a parameter one loop.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 
@@ -211,9 +212,15 @@ class _Scheduler:
     def _join(self, node: Node) -> bool:
         """Put a node's stage into the latest kernel that fits, reads or writes something that it reads, and may."""
         shape, reduced = _domain(node)
-        candidates = set().union(*(self.known_by.get(buffer, ()) for buffer in self._reads(node)))
-        for number in sorted(candidates, reverse=True):
+        needed = self._reads(node)
+        candidates = sorted(set().union(*(self.known_by.get(buffer, ()) for buffer in needed)), reverse=True)
+        if reduced:
+            # It goes through all of what it reads once more, wherever it is, but for what is at hand there.
+            candidates.sort(key=lambda number: -sum(one.size for one in needed & self.steps[number].known))
+        for number in candidates:
             draft = self.steps[number]
+            if draft.reduced and shape == draft.shape and not _is_worth_a_loop(needed & draft.known, shape):
+                continue
             if draft.alone or not _fits(node, shape, reduced, draft):
                 continue
             before = draft.reduced
@@ -396,6 +403,11 @@ def _fits(node: Node, shape: tuple[int, ...], reduced: tuple[int, ...], draft: _
         return draft.contraction is None and shape == draft.shape and draft.reduced in ((), reduced)
     on_grid = bool(draft.reduced) and tuple(n for n in node.shape if n != 1) == draft.grid_shape
     return shape == draft.shape or on_grid
+
+
+def _is_worth_a_loop(shared: Set[Buffer], shape: tuple[int, ...]) -> bool:
+    """Tell whether buffers that two stages of a shape share are more than a few numbers: hyperparameters."""
+    return max((one.size for one in shared), default=0) > 1 or math.prod(shape) == 1
 
 
 def _grid_index(shape: tuple[int, ...], draft: _Draft) -> tuple[Place, ...]:
