@@ -413,9 +413,10 @@ def test_what_a_function_comes_by_in_any_way_is_seen(name, monkeypatch):
     monkeypatch.delenv("NEEDLE_TEST_SCALE", raising=False)
 
 
-def test_what_the_callers_use_is_no_reason():
+@pytest.mark.parametrize("fn", [lambda x: x * 2, ndl.relu], ids=["users", "needles"])
+def test_what_the_callers_use_is_no_reason(fn):
     epoch = [0]
-    f = ndl.jit(lambda x: x * 2)
+    f = ndl.jit(fn)
 
     def train():
         epoch[0] += 1

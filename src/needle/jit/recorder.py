@@ -14,7 +14,7 @@ import weakref
 from collections.abc import Callable, Hashable, Iterator, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import dataclass
-from types import CodeType
+from types import CodeType, FrameType
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -317,8 +317,10 @@ class Recorder:
 
     def operator(self, op: Any, result: Any, operands: Sequence[Any]) -> None:
         """Note an operator's result."""
-        frame = user_frame()
-        source = f"{frame.f_code.co_filename}:{frame.f_lineno}" if frame else ""
+        user = user_frame()
+        source = f"{user.f_code.co_filename}:{user.f_lineno}" if user else ""
+        # From here, not from the user's frame: of a function of Needle's own that is that of the caller.
+        frame: FrameType | None = sys._getframe(1)
         while frame is not None and frame.f_code is not self._outermost:
             self._called.add(frame.f_code)
             frame = frame.f_back
