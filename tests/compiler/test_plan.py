@@ -88,9 +88,10 @@ def test_where_an_entry_is_lost_or_damaged_all_is_made_anew(folder, made, what):
 @pytest.mark.parametrize("shape", [(), (0, 3), (2, 3)])
 def test_constants_come_back_as_they_were(dtype, shape):
     constants = (np.ones(3), np.arange(np.prod(shape)).reshape(shape).astype(dtype), np.ones(1))
-    write_plan("ab" * 32, Plan("code", 64, 128, True, {1: 0}, constants))
+    write_plan("ab" * 32, Plan("code", 64, 128, True, False, {1: 0}, constants))
     found = read_plan("ab" * 32)
-    assert (found.code, found.arena_bytes, found.control_bytes, found.parallel) == ("code", 64, 128, True)
+    assert (found.code, found.arena_bytes, found.control_bytes) == ("code", 64, 128)
+    assert (found.parallel, found.is_long) == (True, False)
     assert found.overwrites == {1: 0}
     for one, other in zip(found.constants, constants, strict=True):
         assert (one.dtype, one.shape) == (other.dtype, other.shape)

@@ -564,10 +564,11 @@ def test_two_python_threads_call_compiled_functions():
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
 def test_compiled_functions_work_in_a_forked_child():
     program = (
-        "import os, numpy as np, needle as ndl\n"
+        "import os, time, numpy as np, needle as ndl\n"
         "x = ndl.Tensor(np.ones((300, 300), np.float32), requires_grad=False)\n"
         "f = ndl.jit(lambda x: (x @ x).sum())\n"
         "ndl.set_num_threads(2); f(x)\n"
+        "time.sleep(0.1)  # until the worker sleeps\n"
         "pid = os.fork()\n"
         "ok = f(x).item() == 300.0 ** 3\n"
         "if pid == 0: os._exit(0 if ok else 3)\n"
@@ -576,6 +577,29 @@ def test_compiled_functions_work_in_a_forked_child():
     command = [sys.executable, "-W", "ignore", "-c", program]
     run = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
     assert run.stdout.split() == ["True", "0"]
+
+
+def test_workers_sleep_between_programs_and_are_woken():
+    program = (
+        "import os, threading, time\n"
+        "import numpy as np\n"
+        "import needle as ndl\n"
+        "x = ndl.Tensor(np.ones((300, 300), np.float32), requires_grad=False)\n"
+        "f = ndl.jit(lambda x: (x @ x).sum())\n"
+        "ndl.set_num_threads(3)\n"
+        "for _ in range(20):\n"
+        "    assert [f(x).item() for _ in range(3)] == [300.0 ** 3] * 3\n"
+        "    time.sleep(0.01)\n"
+        "time.sleep(0.2)\n"
+        "before = time.process_time()\n"
+        "time.sleep(0.5)\n"
+        "assert time.process_time() - before < 0.1, 'workers do not sleep'\n"
+        "if hasattr(os, 'sched_getaffinity'):\n"
+        "    workers = [one.native_id for one in threading.enumerate() if one.name.startswith('needle-')]\n"
+        "    assert len(workers) == 2\n"
+        "    while any(os.sched_getaffinity(one) != os.sched_getaffinity(0) for one in workers): f(x)\n"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
 
 
 def test_an_operator_may_hold_tensors_of_its_call():

@@ -66,6 +66,7 @@ class Executable:
             module.arena.size,
             module.control_bytes,
             module.parallel,
+            module.is_long,
             self._stages.overwrites,
             constants,
         )
@@ -138,7 +139,7 @@ class Executable:
         try:
             if self._plan.parallel:
                 arena.control.fill(0)
-            run_program(self._address, addresses, arena.address, self._plan.parallel)
+            run_program(self._address, addresses, arena.address, self._plan.parallel, self._plan.is_long)
         finally:
             self._arenas.append(arena)
 

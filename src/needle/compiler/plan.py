@@ -37,13 +37,15 @@ class Plan:
 
     Fields: `code`, the name of the entry with its machine code; `arena_bytes`, of the program's own buffers, behind
     which lie `control_bytes` that are 0 when the program starts; `parallel`, whether a second thread has anything to
-    do; `overwrites`, which output lies on which input; `constants`, arrays that it is given behind its inputs.
+    do, and `is_long`, whether that is worth waking one for; `overwrites`, which output lies on which input;
+    `constants`, arrays that it is given behind its inputs.
     """
 
     code: str
     arena_bytes: int
     control_bytes: int
     parallel: bool
+    is_long: bool
     overwrites: Mapping[int, int]
     constants: tuple[NDArray[Any], ...]
 
@@ -86,6 +88,7 @@ def write_plan(name: str, plan: Plan) -> None:
         "arena_bytes": plan.arena_bytes,
         "control_bytes": plan.control_bytes,
         "parallel": plan.parallel,
+        "is_long": plan.is_long,
         "overwrites": dict(plan.overwrites),
         "constants": [(one.dtype.name, one.shape) for one in plan.constants],
     }

@@ -129,7 +129,7 @@ def _times(program: Program, addresses: NDArray[np.uintp], repeats: int) -> tupl
     for _ in range(repeats + _WARM_UP):
         memory.control.fill(0)
         start = time.perf_counter()
-        run_program(address, given, memory.address, module.parallel)
+        run_program(address, given, memory.address, module.parallel, module.is_long)
         wholes.append(time.perf_counter() - start)
         counts.append(counters * 1e-9)
     del code

@@ -39,8 +39,9 @@ from needle.compiler.thread_count import available_processors
 
 __all__ = ["Module", "render_program"]
 
-# A program that has less to share, in points × operations, is done before a second thread has woken up.
-_WORTH_A_THREAD = 500_000
+# A program that has less to share, in points × operations, is done before a second thread has taken part in it; with
+# less than the second number (some 100 µs), before one has woken up that sleeps.
+_WORTH_A_THREAD, _WORTH_WAKING = 500_000, 5_000_000
 # Modules are compiled side by side; each is to be worth the start of a process.
 _MOST_MODULES, _MODULE_SIZE = 16, 60_000
 
@@ -48,6 +49,8 @@ _MOST_MODULES, _MODULE_SIZE = 16, 60_000
 @dataclass(frozen=True, slots=True)
 class Module:
     """LLVM's text, of several modules where it is long, the arena, and whether a second thread has anything to do.
+
+    A program `is_long` if it is worth waking another thread for.
 
     Behind the arena's buffers lie `control_bytes` that are 0 when the program starts. The last of them hold the times
     of the `timed` steps, in nanoseconds of all threads together; a step of several phases is there several times.
@@ -57,6 +60,7 @@ class Module:
     arena: Arena
     control_bytes: int
     parallel: bool
+    is_long: bool
     timed: tuple[str, ...] = ()
 
 
@@ -79,7 +83,8 @@ def render_program(program: Program, host: Host, is_timed: bool = False) -> Modu
     text = MODULE_BREAK.join(_modules(code, kernels, host))
     has_lanes = any(phase.lane is not None for phase in phases)
     shared = sum(phase.work or math.inf for phase in phases if not phase.is_alone)
-    return Module(text, arena, code.control_bytes, has_lanes or shared >= _WORTH_A_THREAD, code.timed)
+    parallel, is_long = (has_lanes or shared >= least for least in (_WORTH_A_THREAD, _WORTH_WAKING))
+    return Module(text, arena, code.control_bytes, parallel, is_long, code.timed)
 
 
 def _render_steps(steps: Sequence[LaneStep], host: Host) -> list[RenderedKernel]:
