@@ -54,6 +54,14 @@ def test_reductions_of_everything(function: Callable[..., Any], shape: tuple[int
     assert_compiles(lambda x: (function(x * 2), x + 1), x)
 
 
+@pytest.mark.parametrize("rows", [1, 2, 3, 4, 5, 7, 8, 130])
+@pytest.mark.parametrize("columns", [1, 17, 300, 7000])
+def test_sums_over_rows_that_are_gone_through_several_at_a_time(rows: int, columns: int) -> None:
+    x = np.random.default_rng(0).integers(-4, 5, (rows, columns)).astype("float32")
+    assert_compiles(lambda x: (np.sum(x, axis=0), np.max(x, axis=0), x * x), x)
+    assert_compiles(lambda x: np.sum((x - np.sum(x, axis=0)) * x, axis=0), x)
+
+
 def test_a_whole_array_is_reduced_by_all_threads_to_the_same_bits() -> None:
     x = np.random.default_rng(0).standard_normal((300_007,)).astype("float32")
     run = compile_function(lambda x: np.sum(np.sin(x)), x)

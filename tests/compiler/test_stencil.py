@@ -201,3 +201,9 @@ def test_code_that_would_be_too_long_is_left_to_plain_loops(monkeypatch: pytest.
     monkeypatch.setattr(stencil_module, "_LONGEST_CODE", 10)
     assert_compiles(Conv(1, 1, 1, 20).compute, *arrays)
     assert len(kernels_of(Conv(1, 1, 1, 20).compute, *arrays)) == 2  # a padded copy after all
+
+
+def test_sums_that_load_an_element_twice_at_one_point_are_no_stencil() -> None:
+    x, w = normal(32, 64), normal(64)
+    (kernel,) = kernels_of(lambda x, w: (np.sum(x * w, axis=0), np.sum(x * x, axis=0)), x, w)
+    assert plan_stencil(kernel, host()) is None

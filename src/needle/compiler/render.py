@@ -9,7 +9,7 @@ own optimiser does the rest: vectors, unrolling, moving what does not change out
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from needle.compiler.axes import goes_in_strips, merge_axes
+from needle.compiler.host import host
 from needle.compiler.inner_buffers import is_read_later, scratch_lengths
 from needle.compiler.ir import SSA, Function, constant, llvm_type, memory_type
 from needle.compiler.loops import (
@@ -54,9 +55,10 @@ from needle.compiler.thread_count import available_processors
 
 __all__ = ["Bands", "Lane", "RenderedKernel", "kernel_work", "render_kernel", "render_stores"]
 
-# How many columns have their partial results side by side: enough to make the innermost loop long, few enough to stay
-# in the first cache.
-_NARROWEST_STRIP, _WIDEST_STRIP = 64, 256
+# How many columns have their partial results side by side at least, to make the innermost loop long.
+_NARROWEST_STRIP = 64
+# How many rows are gone through side by side, of up to so many operations in each column.
+_ROWS_TOGETHER = ((4, 24), (2, 48))
 # A smaller amount of work is not worth waking a second thread for, in points × operations.
 _WORTH_SHARING = 60_000
 # What the formula of a function such as exp is, in operations.
@@ -178,11 +180,33 @@ def _operations(call: Call) -> int:
 # -------------------------------------------------------------------------------------------- rendering
 
 
-def strip_width(columns: int, has_rows: bool) -> int:
-    """Return how wide strips of so many columns are: a strip a processor, where there is nothing else to share."""
+def strip_width(columns: int, column_bytes: int, has_rows: bool) -> int:
+    """Return how wide strips of so many columns are: a strip a processor, where there is nothing else to share.
+
+    Wide ones go through memory in order; what is kept for each column is to stay in the first cache.
+    """
+    widest = max(host().first_cache_bytes // 2 // max(column_bytes, 1) // 16 * 16, _NARROWEST_STRIP)
     shares = 1 if has_rows else available_processors()
-    even = -(-columns // (16 * shares)) * 16
-    return max(_NARROWEST_STRIP, min(even, _WIDEST_STRIP))
+    strips = -(-columns // (widest * shares)) * shares
+    return max(_NARROWEST_STRIP, -(-columns // (16 * strips)) * 16)
+
+
+def _column_bytes(kernel: Kernel, fleeting: Set[Buffer]) -> int:
+    """Return how many bytes are kept for each column: partial results, and what is never written to memory."""
+    kept = [stage.value.dtype for stage in kernel.stages if isinstance(stage, Reduce)]
+    kept += [buffer.dtype for buffer in kernel.inner if buffer not in fleeting]
+    return sum(dtype.itemsize for dtype in kept)
+
+
+def _rows_together(stages: Sequence[Stage], length: int) -> int:
+    """Return how many rows of a strip are gone through side by side.
+
+    So a partial result is loaded and stored less often. What that is beside much else is not worth the code.
+    """
+    if not any(isinstance(stage, Reduce) for stage in stages):
+        return 1
+    cost = sum(map(_cost, stages))
+    return max(1, min(length, next((rows for rows, most in _ROWS_TOGETHER if cost <= most), 1)))
 
 
 class _Renderer:
@@ -333,7 +357,7 @@ class _Renderer:
         outer = [axis for axis in self.kernel.grid if axis != last]
         length = self.kernel.shape[last]
         begin, end = SSA("%begin", "i64"), SSA("%end", "i64")
-        self.strip = strip_width(length, has_rows=bool(outer))
+        self.strip = strip_width(length, _column_bytes(self.kernel, self.fleeting), has_rows=bool(outer))
         strips = -(-length // self.strip)
         with ExitStack() as loops:
             for number, axis in enumerate(outer):
@@ -356,15 +380,13 @@ class _Renderer:
 
     def _stages_in_strip(self, last: int, start: SSA, width: SSA) -> None:
         for stages in inner_loops(self.kernel):
-            on_grid = isinstance(stages[0], Store) and stages[0].on_grid_only
             sums = {id(stage): self._strip_of_starts(stage, width) for stage in stages if isinstance(stage, Reduce)}
-            with ExitStack() as loops:
-                for axis in () if on_grid else self.kernel.reduced:
-                    self.axes[axis] = loops.enter_context(self.f.loop(*self._bounds(axis)))
-                column = loops.enter_context(self._column(last, start, width))
-                for stage in stages:
-                    slot = sums.get(id(stage))
-                    self._step(stage, () if slot is None else (self._element(slot, stage, column),))
+            if isinstance(stages[0], Store) and stages[0].on_grid_only:
+                with self._column(last, start, width):
+                    for stage in stages:
+                        self._step(stage, ())
+            else:
+                self._rows_of_strip(stages, sums, last, start, width)
             if sums:
                 with self._column(last, start, width) as column:
                     for stage in stages:
@@ -372,6 +394,38 @@ class _Renderer:
                             slot_address = self._element(sums[id(stage)], stage, column)
                             found = self.f.load(llvm_type(stage.buffer.dtype), slot_address, 1)
                             self._store(stage.buffer, stage.place, found)
+
+    def _rows_of_strip(
+        self, stages: Sequence[Stage], sums: Mapping[int, SSA], last: int, start: SSA, width: SSA
+    ) -> None:
+        """Write one loop over the reduced axes, that goes through a strip in each step."""
+        *outer, axis = self.kernel.reduced
+        length = self.kernel.shape[axis]
+        together = _rows_together(stages, length)
+        whole = length - length % together
+        with ExitStack() as loops:
+            for other in outer:
+                self.axes[other] = loops.enter_context(self.f.loop(*self._bounds(other)))
+            for first, end, rows in ((0, whole, together), (whole, length, 1)):
+                if first < end:
+                    bounds = self.f.integer(first), self.f.integer(end)
+                    with self.f.loop(*bounds, rows) as row, self._column(last, start, width) as column:
+                        slots = [self._slot_of_column(sums, stage, column) for stage in stages]
+                        self._rows_of_column(stages, slots, [(axis, row, number) for number in range(rows)])
+
+    def _rows_of_column(
+        self, stages: Sequence[Stage], slots: Sequence[tuple[SSA, ...]], rows: Sequence[tuple[int, SSA, int]]
+    ) -> None:
+        """Write what stages do in a column of some rows: each an axis, where along it they begin, and how far on."""
+        for axis, first, number in rows:
+            self.axes[axis] = self.f.binary("add nsw", first, self.f.integer(number))
+            with self._point():
+                for stage, slot in zip(stages, slots, strict=True):
+                    self._step(stage, slot)
+
+    def _slot_of_column(self, sums: Mapping[int, SSA], stage: Stage, column: SSA) -> tuple[SSA, ...]:
+        """Return where a stage keeps what it has so far of a column."""
+        return (self._element(sums[id(stage)], stage, column),) if id(stage) in sums else ()
 
     @contextmanager
     def _column(self, last: int, start: SSA, width: SSA) -> Iterator[SSA]:

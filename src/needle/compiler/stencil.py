@@ -201,12 +201,13 @@ def _is_simple(bound: tuple[Place, int], along: int, last: int) -> bool:
 def _kept(loads: Sequence[BoundedLoad], axis: int, length: int) -> float:
     """Return which share of the loads of neighbouring points along an axis a tile has to make."""
     count = min(_TRIAL, length)
-    moving = [one for one in loads if one.load.place.strides[axis]]
+    # What one point loads twice is no window that overlaps another.
+    moving = {(one.load.buffer, one.load.place) for one in loads if one.load.place.strides[axis]}
     if count < 2 or not moving:
         return 1.0
     distinct = {
-        (one.load.buffer, one.load.place.strides, one.load.place.offset + u * one.load.place.strides[axis])
-        for one in moving
+        (buffer, place.strides, place.offset + u * place.strides[axis])
+        for buffer, place in moving
         for u in range(count)
     }
     return len(distinct) / (count * len(moving))
