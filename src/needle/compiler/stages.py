@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from needle.compiler.block_moments import find_moments_in_blocks
 from needle.compiler.graph import Graph
 from needle.compiler.host import host
 from needle.compiler.in_place import overwrite_inputs
@@ -46,7 +47,8 @@ class Stages:
         narrowed = narrow_products(self.simplified)
         if narrowed is not self.simplified:
             self.simplified = simplify(narrowed)
-        self.simplified = round_products(keep_one_form(simplify(reduce_rows_first(self.simplified))))
+        graph = simplify(find_moments_in_blocks(reduce_rows_first(self.simplified), host()))
+        self.simplified = round_products(keep_one_form(graph))
         program, self.overwrites = overwrite_inputs(without_borders(schedule(self.simplified), host()), may_overwrite)
         self.program: Program = keep_inside(program)
         self.module: Module = render_program(self.program, host())
