@@ -22,6 +22,7 @@ import numpy as np
 
 from needle.compiler.graph import Graph, Node, constant_node, make_node
 from needle.compiler.host import Host
+from needle.compiler.primitives import PRODUCTS
 from needle.compiler.simplify import scalar_of
 
 __all__ = ["find_moments_in_blocks"]
@@ -102,6 +103,8 @@ def _lies_behind(node: Node, count: int, columns: Sequence[int]) -> bool:
 def _count_blocks(x: Node, count: int, host: Host) -> int | None:
     """Return into how many blocks the first axis falls: few, of which a cache holds two; None where there are none."""
     size = math.prod(x.shape) * x.dtype.itemsize
+    if _moved_from(x).primitive in PRODUCTS and size <= host.second_cache_bytes:
+        return None  # what follows a product column by column finds it in a cache
     most = min(host.second_cache_bytes // 4, size // _FEWEST_BLOCKS)
     length, others = x.shape[0], math.prod(x.shape[1:count])
     for blocks in range(_FEWEST_BLOCKS, length + 1):
