@@ -187,7 +187,7 @@ def strip_width(columns: int, column_bytes: int, has_rows: bool) -> int:
     """
     widest = max(host().first_cache_bytes // 2 // max(column_bytes, 1) // 16 * 16, _NARROWEST_STRIP)
     shares = 1 if has_rows else available_processors()
-    strips = -(-columns // (widest * shares)) * shares
+    strips = max(-(-columns // (widest * shares)), 1) * shares
     return max(_NARROWEST_STRIP, -(-columns // (16 * strips)) * 16)
 
 
