@@ -27,6 +27,7 @@ __all__ = [
     "host_effect",
     "host_number",
     "is_recomputing",
+    "made_state",
     "note_change",
     "recomputing",
     "recorder",
@@ -58,6 +59,9 @@ class Recorder(Protocol):
 
     def effect(self, do: Callable[[], None], undo: Callable[[], None]) -> None:
         """Note something that each call does beside computing."""
+
+    def creation(self, undo: Callable[[], object]) -> None:
+        """Note that state was made which stays, unless the call fails."""
 
     def draw(
         self, shape: Sequence[int], dtype: Any, make: Callable[[], Any], fill: Callable[[Any], None] | None = None
@@ -127,6 +131,16 @@ def host_effect(do: Callable[[], None], undo: Callable[[], None]) -> None:
         current.effect(do, undo)
 
 
+def made_state(undo: Callable[[], object]) -> None:
+    """Say that state was made that was not there, such as an optimizer's moments.
+
+    `undo` takes it back where a trace, or the first call of the program that it gives, fails.
+    """
+    current = recorder()
+    if current is not None:
+        current.creation(undo)
+
+
 def guard(read: Callable[[], Hashable], what: str) -> None:
     """Say that what follows depends on `read()`: where it changes, a compiled function is traced again."""
     current = recorder()
@@ -172,6 +186,9 @@ class Observer:
     def effect(self, do: Callable[[], None], undo: Callable[[], None]) -> None:
         """Do it."""
         do()
+
+    def creation(self, undo: Callable[[], object]) -> None:
+        """Let it stay."""
 
     def draw(
         self, shape: Sequence[int], dtype: Any, make: Callable[[], Any], fill: Callable[[Any], None] | None = None

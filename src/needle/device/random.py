@@ -19,7 +19,18 @@ from numpy.typing import NDArray
 
 from needle import tracing
 
-__all__ = ["DrawTape", "get_state", "permutation", "rand", "randint", "randn", "seed", "set_state"]
+__all__ = [
+    "DrawTape",
+    "get_state",
+    "permutation",
+    "rand",
+    "randint",
+    "randn",
+    "raw_state",
+    "seed",
+    "set_raw_state",
+    "set_state",
+]
 
 _philox: np.random.Generator | None = None
 _local = threading.local()
@@ -73,7 +84,7 @@ class DrawTape:
     """
 
     def __init__(self) -> None:
-        self._state = _states()
+        self._state = raw_state()
         self._traced: list[Any] = []
         self._left: Iterator[Any] | None = None  # while repeating: what is to be given again
         self._around: DrawTape | None = None
@@ -87,14 +98,14 @@ class DrawTape:
     @contextmanager
     def repeating(self) -> Iterator[None]:
         """Draw the same inside the block, and leave the generators as they are."""
-        before, left = _states(), self._left
+        before, left = raw_state(), self._left
         self._left = iter(self._traced)
-        _restore(self._state)
+        set_raw_state(self._state)
         try:
             with self._current():
                 yield
         finally:
-            _restore(before)
+            set_raw_state(before)
             self._left = left
 
     @contextmanager
@@ -120,12 +131,13 @@ class DrawTape:
         return drawn
 
 
-def _states() -> tuple[Any, Any, Any]:
-    """Return the state of both generators, as they themselves have it."""
+def raw_state() -> tuple[Any, Any, Any]:
+    """Return the state of both generators, as they themselves have it: quicker than `get_state`."""
     return np.random.get_state(), _philox, None if _philox is None else _philox.bit_generator.state
 
 
-def _restore(states: tuple[Any, Any, Any]) -> None:
+def set_raw_state(states: tuple[Any, Any, Any]) -> None:
+    """Go back to a state that `raw_state` returned."""
     global _philox
     numpy_state, _philox, philox_state = states
     np.random.set_state(numpy_state)

@@ -120,9 +120,25 @@ class JitFunction(Generic[_P, _R]):
         program = self._prepared(args, kwargs, leaves)
         self._calls += 1
         self._last = program
-        if self._calls <= self.check:
-            return compare_with_eager(program, self.fn, args, kwargs, leaves)
-        return program(leaves)
+        recorder = program.recorder
+        try:
+            checks = self._calls <= self.check
+            result = compare_with_eager(program, self.fn, args, kwargs, leaves) if checks else program(leaves)
+        except BaseException:
+            if recorder.creations:  # the program writes to state that is not there any more
+                recorder.undo_creations()
+                self._forget(program)
+            raise
+        if recorder.creations:
+            recorder.creations.clear()
+        return result
+
+    def _forget(self, program: CompiledCall) -> None:
+        for key, programs in list(self._programs.items()):
+            if program in programs:
+                programs.remove(program)
+                if not programs:
+                    del self._programs[key], self._objects[key]
 
     def _prepared(self, args: tuple[Any, ...], kwargs: dict[str, Any], leaves: list[Any]) -> CompiledCall:
         """Return the program for a call, traced now where there is none; its Tensors and arrays go into `leaves`."""
@@ -256,7 +272,11 @@ def trace_call(
 ) -> CompiledCall:
     """Trace and compile one call: see `follow_call`."""
     program = follow_call(fn, args, kwargs, leaves, overwrite)
-    program.compile()
+    try:
+        program.compile()
+    except BaseException:
+        program.recorder.undo_creations()
+        raise
     return program
 
 
@@ -281,20 +301,25 @@ def follow_call(
 
     positional, named = map_leaves(stand_in, args), map_leaves(stand_in, kwargs)
     try:
-        with watching(recorder):
-            recorder.guard(autocast_dtype, "the dtype of autocast")
-            result = fn(*positional, **named)
-            modules = recorder.modules.values()
-            found = free_objects(fn, given, modules, recorder.called_code(), recorder.array_ids())
-            before.check_draws(found.functions)
-            program = CompiledCall(recorder, result, found.guards, mode, overwrite)
-    finally:
-        recorder.undo_effects()
-    del result
-    recorder.forget_values()
-    error = leak_error(recorder)
-    if error is not None:
-        raise error
+        try:
+            with watching(recorder):
+                recorder.guard(autocast_dtype, "the dtype of autocast")
+                result = fn(*positional, **named)
+                modules = recorder.modules.values()
+                found = free_objects(fn, given, modules, recorder.called_code(), recorder.array_ids())
+                before.check_draws(found.functions)
+                program = CompiledCall(recorder, result, found.guards, mode, overwrite)
+        finally:
+            recorder.undo_effects()
+        del result
+        recorder.forget_values()
+        error = leak_error(recorder)
+        if error is not None:
+            raise error
+    except BaseException:
+        recorder.undo_creations()
+        before.go_back(recorder.settings)
+        raise
     before.warn_of_changes(recorder.settings)
     before.warn_of_outside_calls(found.functions)
     return program

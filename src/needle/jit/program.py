@@ -277,7 +277,7 @@ class CompiledCall:
         """Run the program on a call's arguments, and put what it computed in place."""
         with self.lock:
             done: list[Effect] = []
-            draws = random.get_state() if self.late or self.look else None
+            draws = random.raw_state() if self.draws else None
             try:
                 self._bind_inputs(leaves, done)
                 if self.look is not None:
@@ -290,7 +290,7 @@ class CompiledCall:
                 for effect in reversed(done):
                     effect.undo()
                 if draws is not None:
-                    random.set_state(draws)
+                    random.set_raw_state(draws)
                 raise
             for number in self.passing:
                 self.bound[number] = None  # may be somebody else's to write again

@@ -168,6 +168,7 @@ class Recorder:
         self.number_guards: list[NumberGuard] = []
         self.checks: list[Check] = []
         self.results: list[OperatorResult] = []
+        self.creations: list[Callable[[], object]] = []  # how to take back what was made, until a call has succeeded
         self.modules: dict[int, Any] = {}
         self.settings: list[tuple[Any, dict[str, Any]]] = []  # of the modules, as they were
         self.data: dict[int, Any] = {}
@@ -293,6 +294,10 @@ class Recorder:
         do()
         self.before.append(Effect(do, undo))
 
+    def creation(self, undo: Callable[[], object]) -> None:
+        """Note how to take back state that was made."""
+        self.creations.append(undo)
+
     def draw(
         self, shape: Sequence[int], dtype: Any, make: Callable[[], Any], fill: Callable[[Any], None] | None = None
     ) -> Any:
@@ -352,6 +357,11 @@ class Recorder:
         for action in reversed(self.before):
             if isinstance(action, Effect):
                 action.undo()
+
+    def undo_creations(self) -> None:
+        """Take back the state that was made, as the call that made it has failed."""
+        while self.creations:
+            self.creations.pop()()
 
     def forget_values(self) -> None:
         """Let go of all Tensors whose places are known to the program by now."""

@@ -46,6 +46,17 @@ class BeforeTrace:
         Raises:
             TraceError: the function drew some.
         """
+        drawn = self._drawn_from()
+        if drawn:
+            where = next((f" at {one.file}:{one.line} ({one.name})" for one in draws_in(functions)), "")
+            raise TraceError(
+                f"{self.name}: the function draws from {drawn}{where}, and a compiled one would repeat the same "
+                "numbers: draw with ndl.init.rand, randn or randb, or draw outside of the function and pass what was "
+                "drawn"
+            )
+
+    def _drawn_from(self) -> str:
+        """Return which generator was drawn from, empty for none; all go back to where they were."""
         now: Any = np.random.get_state()
         drawn = "NumPy's global generator" if _differ(self.numpy, now) else ""
         np.random.set_state(self.numpy)
@@ -56,13 +67,20 @@ class BeforeTrace:
             if repr(_state(generator)) != repr(state):
                 drawn = f"a {type(generator).__name__} of its own"
                 _set_state(generator, state)
-        if drawn:
-            where = next((f" at {one.file}:{one.line} ({one.name})" for one in draws_in(functions)), "")
-            raise TraceError(
-                f"{self.name}: the function draws from {drawn}{where}, and a compiled one would repeat the same "
-                "numbers: draw with ndl.init.rand, randn or randb, or draw outside of the function and pass what was "
-                "drawn"
-            )
+        return drawn
+
+    def go_back(self, modules: Sequence[tuple[Any, dict[str, Any]]]) -> None:
+        """Make generators, and the numbers and strings of modules, what they were, as following has failed."""
+        self._drawn_from()
+        for module, before in modules:
+            if module.training != before.get("training", True):
+                module.train(not module.training)  # those below have their turn later
+            now = settings_of(module)
+            for name in {**before, **now}:
+                if name not in before and name != "training":
+                    delattr(module, name)
+                elif name in before and not same(before[name], now.get(name, ABSENT)):
+                    setattr(module, name, before[name])
 
     def warn_of_outside_calls(self, functions: Sequence[Any]) -> None:
         """Warn of the clock and the system's random numbers, whose answer in a compiled function is the first one."""

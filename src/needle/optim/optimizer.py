@@ -22,7 +22,7 @@ from needle.errors import DTypeError, ShapeError
 from needle.nn.parameter import in_evaluation
 from needle.optim import clipping, groups, state
 from needle.optim.groups import check_setting
-from needle.tracing import guard, host_effect, host_number
+from needle.tracing import guard, host_effect, host_number, made_state
 
 __all__ = ["Optimizer", "Parameters", "Rate"]
 
@@ -297,4 +297,5 @@ def _remembered(memory: dict[Tensor, Tensor], parameter: Tensor, theta: Array) -
     if parameter not in memory:
         # From an array of the device, not made of `theta`: in a trace too, this is state and not a result.
         memory[parameter] = Tensor.make_const(parameter.device.zeros(*theta.shape, dtype=theta.dtype))
+        made_state(partial(memory.pop, parameter, None))
     return memory[parameter].realize_cached_data()
