@@ -28,7 +28,8 @@ from pathlib import Path
 import numpy as np
 
 from needle.compiler import Graph, input_node
-from needle.compiler.executable import Executable, address_of
+from needle.compiler.address import address_of
+from needle.compiler.executable import Executable
 from needle.compiler.graph import make_node
 from needle.compiler.host import host
 from needle.compiler.native import compile_object, load_object

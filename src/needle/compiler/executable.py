@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from needle.compiler.address import address_of
 from needle.compiler.cache import cached_object, object_name, read_entry
 from needle.compiler.graph import Graph
 from needle.compiler.native import compile_modules, load_modules
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from needle.compiler.stages import Stages
     from needle.compiler.steps import Program
 
-__all__ = ["Executable", "Memory", "address_of", "compile_graph"]
+__all__ = ["Executable", "Memory", "compile_graph"]
 
 
 class Executable:
@@ -159,12 +160,6 @@ class Memory:
         start = -address_of(self.whole) % 64
         self.address = address_of(self.whole) + start
         self.control = self.whole[start + arena_bytes : start + arena_bytes + control_bytes]
-
-
-def address_of(array: NDArray[Any]) -> int:
-    """Return where an array's first element lies."""
-    address: int = array.__array_interface__["data"][0]
-    return address
 
 
 def compile_graph(graph: Graph) -> Executable:

@@ -16,8 +16,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from needle.compiler.address import address_of
 from needle.compiler.cache import cached_object
-from needle.compiler.executable import Executable, Memory, address_of
+from needle.compiler.executable import Executable, Memory
 from needle.compiler.host import host
 from needle.compiler.limits import copy_limit, multiply_add_limit
 from needle.compiler.loops import Buffer, Call, Kernel, walk

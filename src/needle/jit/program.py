@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from needle import autograd, tracing
 from needle.autograd import Tensor, Value
 from needle.compiler import Graph, Node, TracedArray
+from needle.compiler.address import address_of
 from needle.compiler.primitives import PRIMITIVES
 from needle.device import random
 from needle.errors import TraceError
@@ -34,8 +35,8 @@ from needle.jit.recorder import (
     Recorder,
     StatePlace,
 )
-from needle.jit.result_memory import ResultMemory, address_of
-from needle.jit.results import Known, Output, find_tensor, results_of_call
+from needle.jit.result_memory import ResultMemory
+from needle.jit.results import Known, Output, Sources, find_tensor, results_of_call
 
 __all__ = ["CompiledCall", "Mismatch"]
 
@@ -195,6 +196,7 @@ class CompiledCall:
                 self._bind(number, scalar)
         self.moved = list(self.states)
         self.passing = [state.number for state in self.states if state.tensor is None]
+        self.state_read = Sources(state.tensor for state in self.states)  # a guard says that it stays so
         self.kinds = executable.output_kinds
         self.outputs: list[Any] = [None] * len(self.kinds)
         in_place = set(executable.overwrites)
@@ -386,7 +388,7 @@ class CompiledCall:
                 tensor.grad = None
             elif tensor.grad is None or tensor.grad.cached_data is not outputs[kept]:
                 tensor.grad = Tensor.make_const(outputs[kept])
-        result = results_of_call(self.result, outputs, leaves, self.states)
+        result = results_of_call(self.result, outputs, leaves, self.state_read)
         for output, _ in self.given_out:
             outputs[output] = None  # theirs who have it now
         return result

@@ -14,7 +14,9 @@ from weakref import getweakrefcount
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["ResultMemory", "address_of"]
+from needle.compiler.address import address_of
+
+__all__ = ["ResultMemory"]
 
 _Held = tuple[NDArray[Any], int]  # an array and its address
 
@@ -59,9 +61,3 @@ class ResultMemory:
         array = held[0]
         as_made = array.shape == self.shape and array.dtype == self.dtype and array.flags.carray
         return as_made and not getweakrefcount(array)
-
-
-def address_of(array: NDArray[Any]) -> int:
-    """Return where an array's first element lies."""
-    address: int = array.__array_interface__["data"][0]
-    return address

@@ -7,7 +7,7 @@ is a gradient left out in silence.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NoReturn
 
 from needle import tracing
@@ -16,7 +16,7 @@ from needle.errors import GradientError
 from needle.jit.arguments import map_leaves
 from needle.jit.recorder import ArgumentPlace, Place, StatePlace
 
-__all__ = ["Known", "Output", "find_tensor", "results_of_call", "without_graph"]
+__all__ = ["Known", "Output", "Sources", "find_tensor", "results_of_call", "without_graph"]
 
 
 class Output:
@@ -35,21 +35,32 @@ class Known:
         self.place = place
 
 
+class Sources:
+    """Tensors that a call read, of which only those matter that require a gradient and still are there later.
+
+    They are held weakly, as a result is often kept for longer than what it was computed from.
+    """
+
+    __slots__ = ("leaves", "reads_nodes")
+
+    def __init__(self, tensors: Iterable[Any]) -> None:
+        read = [one for one in tensors if isinstance(one, Value) and one.requires_grad]
+        self.reads_nodes = any(one.op is not None for one in read)
+        self.leaves = [weakref.ref(one) for one in read]
+
+
 class CompiledCallOp(TensorOp):
     """The operator of a compiled function's results: it has no gradient.
 
     Args:
-        sources: Tensors that the call read. Only those that require a gradient and still are there later matter: it
-            holds them weakly, as a result is often kept for longer than what it was computed from.
+        sources: what the call read.
     """
 
     name = "a compiled function"
     is_cut = True
 
-    def __init__(self, sources: Sequence[Any]) -> None:
-        read = [one for one in sources if isinstance(one, Value) and one.requires_grad]
-        self.reads_nodes = any(one.op is not None for one in read)
-        self.leaves = [weakref.ref(one) for one in read]
+    def __init__(self, *sources: Sources) -> None:
+        self.sources = sources
 
     def compute(self, *arrays: Any) -> NoReturn:
         """Refuse: the function has run."""
@@ -61,8 +72,8 @@ class CompiledCallOp(TensorOp):
         Raises:
             GradientError: it may.
         """
-        if wanted is not None and not self.reads_nodes:
-            read = {id(leaf()) for leaf in self.leaves}
+        if wanted is not None and not any(one.reads_nodes for one in self.sources):
+            read = {id(leaf()) for one in self.sources for leaf in one.leaves}
             if not any(id(one) in read for one in wanted):
                 return
         raise GradientError(
@@ -72,14 +83,14 @@ class CompiledCallOp(TensorOp):
         )
 
 
-def results_of_call(value: Any, outputs: Sequence[Any], leaves: Sequence[Any], states: Sequence[Any]) -> Any:
+def results_of_call(value: Any, outputs: Sequence[Any], leaves: Sequence[Any], state: Sources) -> Any:
     """Return a traced result with its marks replaced by what they stand for in a call.
 
     Args:
         value: the result, with `Output` and `Known` in it.
         outputs: the arrays that the program computed.
         leaves: the call's Tensors and arrays.
-        states: the other Tensors that it read.
+        state: the other Tensors that it read.
     """
     op: CompiledCallOp | None = None
 
@@ -90,7 +101,7 @@ def results_of_call(value: Any, outputs: Sequence[Any], leaves: Sequence[Any], s
             return array
         tensor = Tensor.make_const(array, mark.requires_grad)
         if mark.requires_grad:
-            op = op or CompiledCallOp([*leaves, *(state.tensor for state in states)])
+            op = op or CompiledCallOp(Sources(leaves), state)
             tensor.op = op
         return tensor
 
@@ -120,7 +131,7 @@ def without_graph(value: Any) -> Any:
         if not isinstance(leaf, Tensor) or leaf.op is None:
             return leaf
         tensor = Tensor.make_const(leaf.realize_cached_data(), leaf.requires_grad)
-        tensor.op = CompiledCallOp([leaf])
+        tensor.op = CompiledCallOp(Sources([leaf]))
         return tensor
 
     return map_leaves(cut, value)
