@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +24,7 @@ from needle.jit.results import find_tensor, without_graph
 
 __all__ = ["check_finite", "compare_with_eager"]
 
+_DRAWS = "the random numbers that were drawn"
 # How far a compiled result may be from the eager one, in units of the largest element: the order of sums differs.
 _TOLERANCE = {2: 2e-2, 4: 1e-3, 8: 1e-8}
 
@@ -105,9 +106,13 @@ def compare_with_eager(
     before.go_back()
     if _difference(compiled, after, eager, now, (rerun, moved)) is None:
         return without_graph(fn(*args, **kwargs))
-    first = _first_difference(program, leaves, results.found)
+    first = _first_difference(program, leaves, results.found) or _beside_operators(program, leaves, what)
+    if after.draws != now.draws and what.text != _DRAWS:
+        first += ", and so do the random numbers that were drawn"
     before.go_back()
-    raise CompileError(f"the compiled call differs from the eager one in {what}{first}. State is as before the call")
+    raise CompileError(
+        f"the compiled call differs from the eager one in {what.text}{first}. State is as before the call"
+    )
 
 
 def _array(leaf: Any) -> NDArray[Any]:
@@ -134,26 +139,33 @@ def _nudged(before: Snapshot, leaves: Sequence[Any]) -> Iterator[None]:
         tensor.cached_data = array
 
 
+class _Difference(NamedTuple):
+    """What differs, in words, and the Tensor whose values or gradient it is."""
+
+    text: str
+    tensor: Tensor | None = None
+
+
 def _difference(
     compiled: Sequence[NDArray[Any]],
     after: Snapshot,
     eager: Sequence[NDArray[Any]],
     now: Snapshot,
     nudged: tuple[Sequence[NDArray[Any]], Snapshot] | None = None,
-) -> str | None:
+) -> _Difference | None:
     """Say what differs by more than rounding makes of it, None where nothing does."""
     results, state = nudged or (eager, now)
     for number, (one, other, third) in enumerate(zip(compiled, eager, results, strict=True)):
         if not _close(one, other, third):
-            return f"result {number}"
+            return _Difference(f"result {number}")
     for tensor, one, other, third in zip(after.tensors, after.arrays, now.arrays, state.arrays, strict=True):
         if not _close(one, other, third):
-            return f"the new values of a {type(tensor).__name__} {other.dtype} {other.shape}"
+            return _Difference(f"the new values of a {type(tensor).__name__} {other.dtype} {other.shape}", tensor)
     gradients = zip(after.gradient_arrays, now.gradient_arrays, state.gradient_arrays, strict=True)
     for tensor, (was, is_now, third) in zip(after.with_gradient, gradients, strict=True):
         if (was is None) != (is_now is None) or (was is not None and not _close(was, is_now, third)):
-            return f"the gradient of a {type(tensor).__name__} of shape {tensor.shape}"
-    return None if after.draws == now.draws else "the random numbers that were drawn"
+            return _Difference(f"the gradient of a {type(tensor).__name__} of shape {tensor.shape}", tensor)
+    return None if after.draws == now.draws else _Difference(_DRAWS)
 
 
 def _close(one: NDArray[Any], other: NDArray[Any], nudged: NDArray[Any] | None = None) -> bool:
@@ -207,4 +219,15 @@ def _first_difference(
         if not _close(array, other):
             where = f" at {one.source}" if one.source else ""
             return f"; the first operator that differs is {one.name}{where}"
-    return "; each operator by itself agrees"
+    return ""
+
+
+def _beside_operators(program: CompiledCall, leaves: Sequence[Any], what: _Difference) -> str:
+    """Say where the values were made that differ though each operator by itself agrees."""
+    if what.tensor is None:
+        return "" if what.text == _DRAWS else "; each operator by itself agrees"
+    places = [*program.state, *program.gradients]
+    outputs = [output for place, output in places if find_tensor(place, leaves) is what.tensor and output is not None]
+    source = program.graph.outputs[outputs[0]].source if outputs else None
+    where = f" at {source}" if source else ""
+    return f"; each operator by itself agrees: it is what is computed beside them{where}, such as an optimizer's step"
