@@ -512,6 +512,23 @@ def test_environment_is_read_in_each_call(monkeypatch):
         assert f.cache_info().calls == count  # of the program
 
 
+def test_debug_environment_is_looked_up_in_each_call(monkeypatch):
+    f = ndl.jit(ndl.log)
+    with np.errstate(all="ignore"):
+        f(tensor(0))
+        monkeypatch.setenv("NEEDLE_DEBUG", "nan")
+        with pytest.raises(NonFiniteError, match="log"):
+            f(tensor(0))
+        with pytest.raises(NonFiniteError, match="log"):
+            ndl.log(tensor(0))
+        monkeypatch.delenv("NEEDLE_DEBUG")
+        assert np.isinf(f(tensor(0)).item())
+        assert np.isinf(ndl.log(tensor(0)).item())
+        monkeypatch.setenv("NEEDLE_DEBUG", "fast")
+        with pytest.raises(SettingError, match="NEEDLE_DEBUG is nan, or not set; got 'fast'"):
+            f(tensor(0))
+
+
 def test_debug_environment():
     program = "import needle as ndl\nndl.jit(lambda x: ndl.log(x))(ndl.Tensor([0.0]))"
     for value, message in (("nan", "NonFiniteError: log"), ("fast", "NEEDLE_DEBUG is nan, or not set; got 'fast'")):

@@ -61,7 +61,9 @@ def debug_nan() -> Iterator[None]:
     """Raise inside the block where an operator makes a NaN or an infinity of finite numbers, eager or compiled.
 
     The error names the operator and the line of the program that called it. Each result is looked at, which takes time:
-    the environment variable NEEDLE_DEBUG=nan does the same for a whole program.
+    the environment variable NEEDLE_DEBUG=nan does the same for a whole program. It is looked up when Needle is imported
+    and in each call of a compiled function; set while a program runs, it is seen from the next such call on, in what
+    runs eagerly after it too.
 
     Raises:
         NonFiniteError: an operator did. State that a compiled function would have changed is as before.
@@ -84,14 +86,20 @@ def is_watching() -> bool:
     return isinstance(tracing.recorder(), FiniteWatch)
 
 
+# Whether NEEDLE_DEBUG was found to ask for it.
+from_environment = False
+
+
 def watch_from_environment() -> None:
-    """Look at every result of this process where NEEDLE_DEBUG says so.
+    """Look at every result of this process, or do so no more, as NEEDLE_DEBUG says now.
 
     Raises:
         SettingError: NEEDLE_DEBUG says something else.
     """
+    global from_environment  # noqa: PLW0603  a setting of the process
     wanted = os.environ.get("NEEDLE_DEBUG", "")
     if wanted not in ("", "0", "nan"):
         raise SettingError(f"NEEDLE_DEBUG is nan, or not set; got {wanted!r}")
-    if wanted == "nan":
-        tracing.watch_always(_watch)
+    if (wanted == "nan") is not from_environment:
+        from_environment = wanted == "nan"
+        tracing.watch_always(_watch if from_environment else None)

@@ -15,6 +15,7 @@ import numpy as np
 from needle import autograd, tracing
 from needle.autocasting import autocast_dtype
 from needle.errors import SettingError
+from needle.jit import finite
 from needle.jit.arguments import describe_difference, flatten, key_of, keywords_key, map_leaves
 from needle.jit.comparison import check_finite, compare_with_eager
 from needle.jit.finite import is_watching
@@ -37,7 +38,9 @@ _disabling = 0
 _counting = threading.Lock()
 # The table under os.environ, where there is one: a name that is not in there is found missing ten times sooner.
 _environment: Any = getattr(os.environ, "_data", os.environ)
-_SWITCH: Any = os.environ.encodekey("NEEDLE_JIT") if _environment is not os.environ else "NEEDLE_JIT"
+_SWITCH, _DEBUG = (
+    os.environ.encodekey(name) if _environment is not os.environ else name for name in ("NEEDLE_JIT", "NEEDLE_DEBUG")
+)
 
 
 class CacheInfo(NamedTuple):
@@ -106,6 +109,8 @@ class JitFunction(Generic[_P, _R]):
 
     def __call__(self, *args: _P.args, **kwargs: _P.kwargs) -> _R:
         """Run the program for these arguments, tracing and compiling first where there is none."""
+        if (_DEBUG in _environment) is not finite.from_environment:
+            finite.watch_from_environment()
         if (tracing.active and not _may_compile()) or _is_disabled():
             return self.fn(*args, **kwargs)
         return self._call(args, kwargs)
@@ -236,7 +241,7 @@ class JitFunction(Generic[_P, _R]):
     def explain(self) -> str:
         """Return, a line each, why the function was traced again: what had changed, its old and its new value."""
         if not self._reasons:
-            return f"{self.__name__}: traced {self._traces} times, never again for a change"
+            return f"{self.__name__}: " + ("traced once; every call fits" if self._traces else "not traced yet")
         return "\n".join(f"trace {number}: {reason}" for number, reason in enumerate(self._reasons, 2))
 
     def replay(self) -> Any:
