@@ -14,7 +14,7 @@ from needle.ops.indexing import getitem
 from needle.ops.joining import concatenate
 from needle.ops.movement import flip
 
-__all__ = ["Pad", "PadMode", "pad"]
+__all__ = ["Pad", "pad"]
 
 PadMode = Literal["constant", "edge", "reflect", "symmetric", "wrap"]
 
