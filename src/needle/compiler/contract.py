@@ -41,12 +41,15 @@ from needle.compiler.packing import (
 from needle.compiler.render import Bands, RenderedKernel, render_kernel
 from needle.compiler.spreading import render_spread, times_in_memory
 from needle.compiler.steps import Contraction
+from needle.compiler.thread_count import available_processors
 from needle.compiler.tiling import Product, Split, Tiling, choose_tiling
 
 __all__ = ["Source", "Tiles", "TilesFunction", "left_panels", "render_contraction", "right_panels", "source_of"]
 
 # Fewer multiply-adds than this are done by one thread.
 _WORTH_SHARING = 400_000
+# Fewer bands for each thread are not divided evenly enough to go on in them.
+_BANDS_EACH = 2
 # How many steps of the sum a line of memory is asked for before it is used.
 _AHEAD = 8
 
@@ -230,12 +233,13 @@ class Tiles:
         return rendered if bands is None else replace(rendered, bands=bands, banded=tuple(range(len(written))))
 
     def _bands(self) -> Bands | None:
-        """Return the bands of columns that blocks below each other are; None where they are not equally wide."""
+        """Return the bands of columns that blocks below each other are; None where they are uneven or few."""
         product, split = self.product, self.tiling.vectors
         if math.prod(product.batch) != 1 or split.largest != split.smallest:
             return None
         bands = Bands(product.columns, self.tiling.block[1] * split.largest * self.tiling.lanes)
-        return bands if all(bands.keep(store.place) for store in self.step.epilogue) else None
+        are_many = bands.count >= _BANDS_EACH * available_processors()
+        return bands if are_many and all(bands.keep(store.place) for store in self.step.epilogue) else None
 
     def _tiles_of_block(self, block: SSA) -> tuple[SSA, SSA]:
         """Return the numbers, within a block, of the first tile to do and of that after the last one."""
