@@ -6,7 +6,7 @@ of the outermost axis (the samples), which has no border.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -15,7 +15,7 @@ from needle.compiler.ir import Function
 from needle.compiler.loops import Kernel, Number, Place, Store, Within, with_places
 from needle.compiler.render import RenderedKernel, render_kernel
 
-__all__ = ["render_bordered"]
+__all__ = ["inside_of", "part_of", "render_bordered"]
 
 
 def render_bordered(kernel: Kernel) -> RenderedKernel | None:
@@ -25,7 +25,7 @@ def render_bordered(kernel: Kernel) -> RenderedKernel | None:
     (stage,) = kernel.stages
     if not isinstance(stage, Store) or not isinstance(stage.value, Within):
         return None
-    inside = _inside(kernel, stage.value)
+    inside = inside_of(kernel, stage.value)
     if inside is None or inside[0] != (0, kernel.shape[0]):
         return None
     buffers = tuple(dict.fromkeys([*kernel.writes(), *kernel.reads()]))
@@ -44,7 +44,7 @@ def render_bordered(kernel: Kernel) -> RenderedKernel | None:
     return RenderedKernel(function, buffers, kernel.shape[0], shared, 1)
 
 
-def _inside(kernel: Kernel, value: Within) -> list[tuple[int, int]] | None:
+def inside_of(kernel: Kernel, value: Within) -> list[tuple[int, int]] | None:
     """Return where the inside begins and how long it is along each axis, where each bound is of one axis alone."""
     found = [(0, length) for length in kernel.shape]
     for place, length in value.bounds:
@@ -58,7 +58,7 @@ def _inside(kernel: Kernel, value: Within) -> list[tuple[int, int]] | None:
     return found
 
 
-def _pieces(kernel: Kernel, stage: Store, value: Within, inside: list[tuple[int, int]]) -> Iterator[Kernel]:
+def _pieces(kernel: Kernel, stage: Store, value: Within, inside: Sequence[tuple[int, int]]) -> Iterator[Kernel]:
     """Yield the border's sides, axis by axis, and the inside."""
     dtype = stage.buffer.dtype
     outside = Store(stage.buffer, stage.place, Number(np.full((), value.outside, dtype).tobytes(), dtype))
@@ -66,12 +66,12 @@ def _pieces(kernel: Kernel, stage: Store, value: Within, inside: list[tuple[int,
     for axis, (begin, length) in enumerate(inside):
         for side in ((0, begin), (begin + length, kernel.shape[axis] - begin - length)):
             if side[1]:
-                yield _part(kernel, outside, [*region[:axis], side, *region[axis + 1 :]])
+                yield part_of(kernel, outside, [*region[:axis], side, *region[axis + 1 :]])
         region[axis] = begin, length
-    yield _part(kernel, Store(stage.buffer, stage.place, value.value), region)
+    yield part_of(kernel, Store(stage.buffer, stage.place, value.value), region)
 
 
-def _part(kernel: Kernel, stage: Store, region: list[tuple[int, int]]) -> Kernel:
+def part_of(kernel: Kernel, stage: Store, region: Sequence[tuple[int, int]]) -> Kernel:
     """Return the kernel of a stage over a part of the shape."""
 
     def moved(_: object, place: Place) -> Place:

@@ -24,7 +24,7 @@ from needle.compiler.epilogue import Epilogue
 from needle.compiler.host import Host
 from needle.compiler.ir import SSA, Function, llvm_type
 from needle.compiler.loops import Buffer, Call, Kernel, Load, Place, Reduce
-from needle.compiler.operand import Operand
+from needle.compiler.operand import Clip, Operand
 from needle.compiler.packing import (
     Panels,
     coordinates,
@@ -221,7 +221,7 @@ class Tiles:
                 cut = loops.enter_context(f.loop(f.integer(0), f.integer(tiling.cuts)))
             number = loops.enter_context(f.loop(*within))
             self._tile_in_block(at, down, across, number, cut)
-        work = math.prod(product.batch) * product.rows * product.columns * product.inner
+        work = int(math.prod(product.batch) * product.rows * product.columns * product.inner * product.share)
         if self.step.epilogue:
             f.add(self.epilogue.function())
         written = (self.step.out,) * self.writes_out + self.epilogue.writes
@@ -295,7 +295,7 @@ class Tiles:
         first_row, height = self._extent(tiling.rows, row)
         first_vector, width = self._extent(tiling.vectors, panel)
         first_column = f.binary("mul nsw", first_vector, f.integer(tiling.lanes))
-        bounds = self._bounds(cut)
+        bounds = self._bounds(at, cut)
         place = _TilePlace(
             self.a.begin(f, at, row, first_row),
             self._begin_of_b(at, panel, own, first_column),
@@ -312,8 +312,8 @@ class Tiles:
                     with f.when(is_wide):
                         self._sums(place, rows, vectors)
 
-    def _bounds(self, cut: SSA) -> list[tuple[SSA, SSA]]:
-        """Return where each axis of the sum begins and ends in a cut."""
+    def _bounds(self, at: Sequence[SSA], cut: SSA) -> list[tuple[SSA, SSA]]:
+        """Return where each axis of the sum begins and ends in a cut, for the tiles at a place in the batch."""
         f, inner, second = self.f, self.tiling.inner, self.tiling.second
         outer, within = coordinates(f, cut, [inner.count, second.count])
         bounds = [
@@ -321,7 +321,22 @@ class Tiles:
             for split, at in ((inner, outer), (second, within))
         ]
         bounds += [(f.integer(0), f.integer(length)) for length in self.product.sums[2:]]
+        for clip in self.product.clips:
+            row = f.integer(0) if clip.row_step is None else at[clip.row_step]
+            (begin, end), (first, last) = bounds[clip.sum_step], self._inside(clip, row)
+            bounds[clip.sum_step] = f.intrinsic("smax", begin, first), f.intrinsic("smin", end, last)
         return bounds[: len(self.product.sums)]
+
+    def _inside(self, clip: Clip, row: SSA) -> tuple[SSA, SSA]:
+        """Return the first step that a clip leaves at a row's coordinate, and the one after the last."""
+        f, apart = self.f, clip.sum_stride
+
+        def steps(number: SSA) -> SSA:
+            positive = f.intrinsic("smax", number, f.integer(0))
+            return f.binary("udiv", positive, f.integer(apart))
+
+        first = offset(f, [row], [-clip.row_stride], apart - 1 - clip.start)
+        return steps(first), steps(offset(f, [row], [-clip.row_stride], clip.length - 1 - clip.start + apart))
 
     def _begin_of_b(self, at: Sequence[SSA], panel: SSA, own: SSA, first_column: SSA) -> SSA:
         if self.panels is None:
@@ -396,7 +411,11 @@ class Tiles:
         f, vector = self.f, starts[0].type
         begin, end = bounds[axis][0], opaque(f, bounds[axis][1])
         before, body, done = f.block, f.fresh("body"), f.fresh("done")
-        f.do(f"br label {body}")
+        may_be_empty = any(clip.sum_step == axis for clip in self.product.clips)
+        if may_be_empty:
+            f.do(f"br {f.compare('slt', begin, end)}, label {body}, label {done}")
+        else:
+            f.do(f"br label {body}")
         f.label(body)
         k, following = f.fresh("k"), f.fresh("k")
         kept = [SSA(f.fresh("sum"), vector) for _ in starts]
@@ -420,7 +439,10 @@ class Tiles:
         more = f.emit("i1", f"icmp slt i64 {following}, {end.name}")
         f.do(f"br {more}, label {body}, label {done}")
         f.label(done)
-        return sums
+        if not may_be_empty:
+            return sums
+        either = f"phi {vector} [ {{}}, %{before} ], [ {{}}, %{latch} ]"
+        return [f.emit(vector, either.format(one.name, new.name)) for one, new in zip(starts, sums, strict=True)]
 
     def _step(self, a: SSA, b: SSA, tile: tuple[int, int, Sequence[SSA | None]], kept: Sequence[SSA]) -> list[SSA]:
         """Write one step of the sum: a few vectors of the right operand times an element of each row of the left."""

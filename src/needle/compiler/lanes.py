@@ -149,7 +149,7 @@ class _Finder:
     def _add_product(self, number: int, step: Contraction) -> None:
         narrow = step.a.buffer.dtype != step.out.dtype or step.out.dtype.itemsize < 4 or step.out.dtype.kind != "f"
         flat = len(step.a.axes) == 2 and step.out.shape == (step.a.shape[0], step.b.shape[1])
-        if narrow or not flat or len(step.a.axes[0]) > 1 or not step.out.size or not step.a.shape[1]:
+        if narrow or not flat or step.a.clips or len(step.a.axes[0]) > 1 or not step.out.size or not step.a.shape[1]:
             return
         walks = [*step.a.axes[0], *step.a.axes[1]]
         place = Place(step.a.offset, tuple(stride for _, stride in walks))

@@ -15,27 +15,74 @@ from typing import TypeAlias
 from needle.compiler.graph import Node
 from needle.compiler.loops import Buffer
 
-__all__ = ["Operand", "Walk", "joined_axes", "refine", "straightened"]
+__all__ = ["Clip", "Operand", "Walk", "joined_axes", "refine", "share_left", "straightened"]
 
 # (length, stride in elements) of each step, the outermost first.
 Walk: TypeAlias = tuple[tuple[int, int], ...]
 
 
 @dataclass(frozen=True, slots=True)
+class Clip:
+    """A condition on where a matrix has elements: 0 ≤ start + row_stride · row + sum_stride · step < length.
+
+    `row` is the coordinate along one step of the rows' walk, `step` that along one of the sums' walk; all else of the
+    matrix is 0, and not in memory. So some rows have shorter sums than others.
+
+    Attributes:
+        row_step: which step of the rows' walk; None where all rows are alike.
+        sum_step: which step of the sums' walk.
+    """
+
+    row_step: int | None
+    sum_step: int
+    row_stride: int
+    sum_stride: int
+    start: int
+    length: int
+
+    def inside(self, row: int, steps: int) -> range:
+        """Return which of so many steps are inside at a row's coordinate."""
+        first = self.start + self.row_stride * row
+        end = (self.length - 1 - first) // self.sum_stride + 1
+        return range(max(0, -(first // self.sum_stride)), max(0, min(steps, end)))
+
+
+def share_left(clips: Sequence[Clip], rows: Sequence[int], sums: Sequence[int]) -> float:
+    """Return which part of sums is left, given the lengths of the rows' steps and of the sums'."""
+    left = 1.0
+    for clip in clips:
+        count = 1 if clip.row_step is None else rows[clip.row_step]
+        steps = sums[clip.sum_step]
+        left *= sum(len(clip.inside(row, steps)) for row in range(count)) / (count * steps)
+    return left
+
+
+@dataclass(frozen=True, slots=True)
 class Operand:
-    """A matrix (with batch axes) inside a buffer: its first element's place, and the walk along each axis."""
+    """A matrix (with batch axes) inside a buffer: its first element's place, and the walk along each axis.
+
+    `clips` says which of its elements are not there, and 0. The first element may be one of them.
+    """
 
     buffer: Buffer
     offset: int
     axes: tuple[Walk, ...]
+    clips: tuple[Clip, ...] = ()
 
     @property
     def shape(self) -> tuple[int, ...]:
         """The length of each axis."""
         return tuple(math.prod(length for length, _ in walk) for walk in self.axes)
 
+    @property
+    def share(self) -> float:
+        """Which part of its rows' sums is left, where they are clipped."""
+        rows, sums = ([length for length, _ in walk] for walk in self.axes[-2:])
+        return share_left(self.clips, rows, sums)
+
     def __str__(self) -> str:
         walks = ", ".join(" ".join(f"{length}@{stride}" for length, stride in walk) for walk in self.axes)
+        walks += " clipped" if self.clips else ""
         return f"{self.buffer.name}[{self.offset}: {walks}]" if self.offset else f"{self.buffer.name}[{walks}]"
 
 

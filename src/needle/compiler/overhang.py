@@ -29,7 +29,7 @@ from needle.compiler.row_blocks import in_row_blocks
 from needle.compiler.stencil import plan_stencil
 from needle.compiler.steps import Program, Step
 
-__all__ = ["without_borders"]
+__all__ = ["bordered_store", "without_borders"]
 
 
 def without_borders(program: Program, host: Host) -> Program:
@@ -42,8 +42,8 @@ def without_borders(program: Program, host: Host) -> Program:
     instead: dict[Step, Step] = {}
     left_out: set[Step] = set()
     for step in program.steps:
-        bordered = _bordered(step)
-        if bordered is None or bordered.buffer in outputs:
+        bordered = bordered_store(step)
+        if bordered is None or not _is_copy(bordered) or bordered.buffer in outputs:
             continue
         old = readers.get(bordered.buffer, [])
         new = [_reading_through(instead.get(one, one), bordered, host) for one in old]
@@ -55,16 +55,20 @@ def without_borders(program: Program, host: Host) -> Program:
     return replace(program, steps=steps)
 
 
-def _bordered(step: Step) -> Store | None:
-    """Return the one stage of a kernel that copies an array and puts zeros around it."""
+def bordered_store(step: Step) -> Store | None:
+    """Return the one stage of a kernel that writes an array and a number around it."""
     if not isinstance(step, Kernel) or len(step.stages) != 1 or step.reduced:
         return None
     (stage,) = step.stages
-    if not isinstance(stage, Store) or not isinstance(stage.value, Within) or not isinstance(stage.value.value, Load):
+    if not isinstance(stage, Store) or not isinstance(stage.value, Within):
         return None
     rank = len(step.shape)
     whole = step.shape == stage.buffer.shape and stage.place == buffer_place(stage.buffer, axis_places(rank), rank)
     return stage if whole else None
+
+
+def _is_copy(bordered: Store) -> bool:
+    return isinstance(bordered.value, Within) and isinstance(bordered.value.value, Load)
 
 
 def _reading_through(step: Step, bordered: Store, host: Host) -> Step | None:

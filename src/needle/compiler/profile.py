@@ -166,7 +166,8 @@ def count_operations(step: Step) -> int:
     """Return the arithmetic operations of a kernel; a multiply-add is two, an elementary function one."""
     if isinstance(step, Contraction):
         after = sum(_calls(store) for store in step.epilogue)
-        return math.prod(step.out.shape) * (2 * step.a.shape[-1] + after)
+        products = math.prod(step.out.shape) * step.a.shape[-1] * step.a.share
+        return int(2 * products) + math.prod(step.out.shape) * after
     total = 0
     grid = math.prod(step.shape[axis] for axis in step.grid)
     for stage in step.stages:

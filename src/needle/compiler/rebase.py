@@ -34,7 +34,8 @@ def rebase(step: Step) -> tuple[Step, dict[Buffer, int]]:
 
 def _places(step: Step) -> Iterator[tuple[Buffer, Place]]:
     if isinstance(step, Contraction):
-        yield from ((one.buffer, Place(one.offset, ())) for one in (step.a, step.b))
+        # The first element of a clipped operand may lie before the buffer.
+        yield from ((one.buffer, Place(max(one.offset, 0), ())) for one in (step.a, step.b))
         yield step.out, Place(0, ())
     for stage in step.epilogue if isinstance(step, Contraction) else step.stages:
         yield from ((buffer, place) for buffer, place in buffers_and_places(stage) if buffer is not None)

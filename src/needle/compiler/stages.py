@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from needle.compiler.block_moments import find_moments_in_blocks
+from needle.compiler.clipping import without_products_of_zeros
 from needle.compiler.graph import Graph
 from needle.compiler.host import host
 from needle.compiler.in_place import overwrite_inputs
@@ -49,6 +50,7 @@ class Stages:
             self.simplified = simplify(narrowed)
         graph = simplify(find_moments_in_blocks(reduce_rows_first(self.simplified), host()))
         self.simplified = round_products(keep_one_form(graph))
-        program, self.overwrites = overwrite_inputs(without_borders(schedule(self.simplified), host()), may_overwrite)
+        program = without_products_of_zeros(without_borders(schedule(self.simplified), host()), host())
+        program, self.overwrites = overwrite_inputs(program, may_overwrite)
         self.program: Program = keep_inside(program)
         self.module: Module = render_program(self.program, host())

@@ -9,20 +9,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from needle.compiler.host import Host
-from needle.compiler.operand import Walk, refine
+from needle.compiler.operand import Clip, Walk, refine, share_left
 from needle.compiler.steps import Contraction
 from needle.compiler.thread_count import available_processors
 
-__all__ = ["Layout", "Product", "Split", "Tiling", "choose_tiling", "divide"]
+__all__ = ["Layout", "Product", "Split", "Tiling", "choose_tiling", "divide", "least_cycles"]
 
 # A multiply-add takes so many cycles, and two can start in each: a tile with fewer sums in flight waits. Of the two
 # loads that a cycle could have, this many were measured beside multiply-adds.
 _LATENCY, _PORTS, _LOADS = 4, 2, 1.6
 # Cycles to set up a tile and to leave it, beside those of its stores.
 _TILE_OVERHEAD = 30
+# Cycles to go on from the innermost loop over the sum to the next one.
+_LOOP_OVERHEAD = 10
 # Caches find a line by the low bits of its address: rows that lie a multiple of this apart push each other out.
 _ALIAS_BYTES = 1024
 # An operand that is read fewer times than this is read where it lies: columns of the left one, which are asked for
@@ -83,6 +85,7 @@ class Product:
         a: the left operand's strides; `outer` is that of the rows.
         b: the right operand's; `outer` is that of the columns.
         out: the result's; `outer` is that of the rows, the columns lie side by side.
+        clips: where the left operand has elements: `row_step` is the number of a batch axis.
     """
 
     batch: tuple[int, ...]
@@ -93,11 +96,17 @@ class Product:
     a: Layout
     b: Layout
     out: Layout
+    clips: tuple[Clip, ...] = ()
 
     @property
     def inner(self) -> int:
-        """How many products each element of the result sums."""
+        """How many products each element of the result sums, where none is clipped."""
         return math.prod(self.sums)
+
+    @property
+    def share(self) -> float:
+        """Which part of all products is left where sums are clipped."""
+        return share_left(self.clips, self.batch, self.sums)
 
     @classmethod
     def candidates(cls, step: Contraction) -> list[Product]:
@@ -106,34 +115,52 @@ class Product:
         columns = b.shape[-1]
         sums, a_inner, b_inner = _together(a.axes[-1], b.axes[-2])
         size = columns
-        axes: list[tuple[int, int, int, int]] = []  # length, strides of the left operand, the right one, the result
+        axes: list[_Axis] = []
+        clipped = {clip.row_step for clip in a.clips}
         for a_walk, b_walk in reversed([*zip(a.axes[:-2], b.axes[:-2], strict=True), (a.axes[-2], None)]):
             lengths = [length for length, _ in a_walk]
             a_strides, b_strides = [stride for _, stride in a_walk], [0] * len(a_walk)
             if b_walk is not None:
                 lengths, a_strides, b_strides = _together(a_walk, b_walk)
-            for length, a_stride, b_stride in reversed(list(zip(lengths, a_strides, b_strides, strict=True))):
-                _put_in_front(axes, (length, a_stride, b_stride, size))
+            steps = enumerate(zip(lengths, a_strides, b_strides, strict=True))
+            for number, (length, a_stride, b_stride) in reversed(list(steps)):
+                clipped_step = number if b_walk is None and number in clipped else None
+                _put_in_front(axes, _Axis(length, (a_stride, b_stride, size), clipped_step))
                 size *= length
         found = []
-        for place, (rows, a_row, b_row, out_row) in enumerate(axes):
-            if b_row:
+        for place, rows in enumerate(axes):
+            a_row, b_row, out_row = rows.strides
+            if b_row or rows.clipped is not None:
                 continue
             rest = axes[:place] + axes[place + 1 :]
-            batch, a_batch, b_batch, out_batch = (tuple(axis[i] for axis in rest) for i in range(4))
+            a_batch, b_batch, out_batch = (tuple(axis.strides[i] for axis in rest) for i in range(3))
+            batch_of = {axis.clipped: number for number, axis in enumerate(rest)}
             found.append(
                 cls(
-                    batch,
-                    rows,
+                    tuple(axis.length for axis in rest),
+                    rows.length,
                     columns,
                     tuple(sums),
                     step.out.dtype.itemsize,
                     Layout(a.offset, a_batch, a_row, tuple(a_inner)),
                     Layout(b.offset, b_batch, b.axes[-1][0][1], tuple(b_inner)),
                     Layout(0, out_batch, out_row, ()),
+                    tuple(
+                        clip if clip.row_step is None else replace(clip, row_step=batch_of[clip.row_step])
+                        for clip in a.clips
+                    ),
                 )
             )
         return found
+
+
+@dataclass(frozen=True, slots=True)
+class _Axis:
+    """An axis of a result: its length, its strides in both operands and the result, and which clipped step it is."""
+
+    length: int
+    strides: tuple[int, int, int]
+    clipped: int | None
 
 
 def _together(a: Walk, b: Walk) -> tuple[list[int], list[int], list[int]]:
@@ -142,18 +169,19 @@ def _together(a: Walk, b: Walk) -> tuple[list[int], list[int], list[int]]:
     return found
 
 
-def _put_in_front(axes: list[tuple[int, int, int, int]], axis: tuple[int, int, int, int]) -> None:
+def _put_in_front(axes: list[_Axis], axis: _Axis) -> None:
     """Put an axis before others, joined with the first one where that is even and repeats the right operand too."""
-    length, *strides = axis
-    if length == 1 and axes:
+    if axis.length == 1 and axes:
         return
-    if axes and axes[0][0] == 1 and strides[1] == 0:
+    repeats = axis.strides[1] == 0
+    if axes and axes[0].length == 1 and repeats:
         axes[0] = axis
         return
-    if axes:
-        first, *inner = axes[0]
-        if inner[1] == strides[1] == 0 and all(s == i * first for s, i in zip(strides, inner, strict=True)):
-            axes[0] = (length * first, inner[0], inner[1], inner[2])
+    if axes and axis.clipped is None and axes[0].clipped is None:
+        first = axes[0]
+        even = all(s == i * first.length for s, i in zip(axis.strides, first.strides, strict=True))
+        if first.strides[1] == 0 and repeats and even:
+            axes[0] = _Axis(axis.length * first.length, first.strides, None)
             return
     axes.insert(0, axis)
 
@@ -233,6 +261,18 @@ def divide(candidates: Sequence[Product], host: Host, may_pack_in_blocks: bool =
     return product, Tiling(
         rows, vectors, lanes, inner, block, pack_a, pack_b, own_block is not None, second, all_by_cuts
     )
+
+
+def least_cycles(step: Contraction, host: Host) -> float:
+    """Count the cycles of a contraction, divided as is best; infinitely many where there is no way to divide it."""
+    least = math.inf
+    for product in Product.candidates(step):
+        lanes = host.vector_bytes // product.item_bytes
+        rows, vectors = _choose_tile(product.rows, -(-product.columns // lanes), product.inner, host.vector_registers)
+        cycles = _cycles(rows, vectors, product.inner)
+        cycles += rows.count * vectors.count * product.inner // product.sums[-1] * _LOOP_OVERHEAD
+        least = min(least, cycles * product.share * math.prod(product.batch))
+    return least
 
 
 def _choose_tile(rows: int, vectors: int, inner: int, registers: int) -> tuple[Split, Split]:

@@ -1,0 +1,151 @@
+"""Products that sum over what is inside of an image, and not over the zeros around it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("llvmlite")
+
+import needle as ndl
+from needle.compiler.operand import Clip, share_left
+from needle.compiler.thread_count import set_num_threads
+
+from .compiled import assert_compiles, compile_function
+
+# Samples, size, channels, features, kernel, stride, padding, dilation.
+CASES: dict[str, tuple[Any, ...]] = {
+    "3x3": (32, (8, 8), 32, 32, (3, 3), 1, 1, 1),
+    "ragged": (15, (4, 5), 33, 17, (3, 3), 1, 1, 1),
+    "strided": (32, (5, 7), 16, 20, (3, 3), 2, 1, 1),
+    "stride of the kernel": (32, (9, 9), 16, 16, (4, 4), 3, 3, 1),
+    "dilated": (32, (6, 6), 16, 16, (3, 3), 1, 2, 2),
+    "nothing but border": (7, (6, 6), 24, 24, (3, 3), 1, 5, 1),
+    "kernel larger than the image": (32, (2, 2), 16, 16, (5, 5), 1, 2, 1),
+    "one row": (32, (1, 3), 16, 16, (3, 3), 1, 1, 1),
+    "one element": (32, (1, 1), 16, 16, (3, 3), 1, 1, 1),
+    "uneven border": (32, (8, 8), 16, 16, (3, 3), 1, ((0, 1), (2, 1)), 1),
+    "cut sums": (16, (4, 4), 512, 48, (3, 3), 1, 1, 1),
+    "one axis": (32, (8,), 32, 32, (3,), 1, 1, 1),
+    "three axes": (12, (3, 4, 3), 16, 16, (3, 3, 3), 1, 1, 1),
+}
+
+
+@pytest.fixture
+def any_threads() -> Iterator[None]:
+    yield
+    set_num_threads(None)
+
+
+def normal(*shape: int, dtype: str = "float32") -> np.ndarray:
+    return np.random.default_rng(sum(shape)).standard_normal(shape).astype(dtype)
+
+
+def step_of(case: tuple[Any, ...], dtype: str = "float32") -> tuple[Any, list[ndl.Tensor]]:
+    """Return a function of an image and a weight, to their product's square and gradients, and both."""
+    samples, size, channels, features, kernel, stride, padding, dilation = case
+    shapes = (samples, *size, channels), (*kernel, channels, features)
+    x, w = (ndl.Tensor(normal(*shape, dtype=dtype), dtype=dtype) for shape in shapes)
+
+    def step(x: ndl.Tensor, w: ndl.Tensor) -> tuple[ndl.Tensor, ...]:
+        x.grad = w.grad = None
+        y = ndl.conv(x, w, stride=stride, padding=padding, dilation=dilation)
+        (y * y).sum().backward()
+        return y, x.grad, w.grad
+
+    return step, [x, w]
+
+
+def clipped(program: Any) -> int:
+    return str(program.show("kernels")).count("clipped")
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+def test_clipped_products_agree_with_eager_ones(case: tuple[Any, ...], dtype: str) -> None:
+    step, tensors = step_of(case, dtype)
+    expected = [one.numpy().copy() for one in step(*tensors)]
+    compiled = ndl.jit(step)
+    for got, wanted in zip(compiled(*tensors), expected, strict=True):
+        largest = abs(wanted).max()
+        np.testing.assert_allclose(got.numpy(), wanted, rtol=0, atol=largest * (1e-5 if dtype == "float32" else 1e-13))
+    assert clipped(compiled.lower(*tensors))
+
+
+def test_a_single_sample_keeps_its_border() -> None:
+    step, tensors = step_of((1, *CASES["3x3"][1:]))
+    assert clipped(ndl.jit(step).lower(*tensors)) == 0
+
+
+def test_every_number_of_threads_gives_the_same_bits(any_threads: None) -> None:
+    step, tensors = step_of((32, (4, 4), 64, 64, (3, 3), 1, 1, 1))
+    compiled = ndl.jit(step)
+    results = []
+    for threads in (1, 2, 3):
+        set_num_threads(threads)
+        results.append([one.numpy().copy() for one in compiled(*tensors)])
+    for one, two, three in zip(*results, strict=True):
+        np.testing.assert_array_equal(one, two)
+        np.testing.assert_array_equal(one, three)
+
+
+def residual(x: Any, w: Any) -> Any:
+    """Return a block whose activation is read with a border, without one, and behind a product."""
+    xp = x.__array_namespace__()
+    h = xp.maximum(xp.exp(x * 0.3) - 0.9, 0)
+    view = np.lib.stride_tricks.sliding_window_view(xp.pad(h, ((0, 0), (1, 1), (1, 1), (0, 0))), (3, 3), axis=(1, 2))
+    rows = xp.reshape(xp.permute_dims(view, (0, 1, 2, 4, 5, 3)), (16 * 36, 9 * 8))
+    y = xp.reshape(rows @ w, x.shape)
+    return xp.maximum(y + h, 0), xp.sum(xp.where(h > 0, y, 0), axis=(0, 1, 2))
+
+
+def test_what_else_reads_the_image_finds_it() -> None:
+    x, w = normal(16, 6, 6, 8), normal(72, 8)
+    program = compile_function(residual, x, w).program
+    assert "clipped" in program.show()
+    assert not any(buffer.shape == (16, 8, 8, 8) for step in program.steps for buffer in step.writes())
+    assert_compiles(residual, x, w)
+
+
+def test_an_image_that_goes_out_with_its_border_keeps_it() -> None:
+    def with_border(x: Any, w: Any) -> Any:
+        xp = x.__array_namespace__()
+        padded = xp.pad(x, ((0, 0), (1, 1), (0, 0)))
+        view = np.lib.stride_tricks.sliding_window_view(padded, 3, axis=1)
+        rows = xp.reshape(xp.permute_dims(view, (0, 1, 3, 2)), (16 * 6, 3 * 8))
+        return padded, rows @ w
+
+    arrays = normal(16, 6, 8), normal(24, 8)
+    assert "clipped" not in compile_function(with_border, *arrays).program.show()
+    assert_compiles(with_border, *arrays)
+
+
+def test_numbers_that_are_not_finite_stay_where_windows_see_them() -> None:
+    _, (x, w) = step_of((32, (4, 4), 16, 16, (3, 3), 1, 1, 1))
+    image, weight = x.numpy().copy(), w.numpy().copy()
+    image[3, 0, 0, 5] = np.nan
+    weight[0, 0, 2, 7] = np.inf
+    forward = ndl.jit(lambda a, b: ndl.conv(a, b, padding=1))
+    y = forward(ndl.Tensor(image), ndl.Tensor(weight)).numpy()
+    assert np.isnan(y[3, :2, :2]).all()
+    assert np.isfinite(y[3, 2:, :, :7]).all()
+    assert not np.isfinite(y[:, 1:, 1:, 7]).any()
+    # The infinite weight meets no element of the image there, and no zero around it either.
+    assert np.isfinite(y[4:, 0, :, 7]).all()
+    assert np.isfinite(y[4:, :, 0, 7]).all()
+
+
+@pytest.mark.parametrize("row_stride", [0, 1, 2, 3])
+@pytest.mark.parametrize("sum_stride", [1, 2, 3])
+@pytest.mark.parametrize("start", [-5, -2, 0, 1])
+def test_the_steps_inside_are_those_that_meet_the_condition(row_stride: int, sum_stride: int, start: int) -> None:
+    clip = Clip(0, 0, row_stride, sum_stride, start, 4)
+    total = 0
+    for row in range(6):
+        inside = [step for step in range(5) if 0 <= start + row_stride * row + sum_stride * step < 4]
+        assert list(clip.inside(row, 5)) == inside
+        total += len(inside)
+    assert share_left([clip], [6], [5]) == pytest.approx(total / 30)
