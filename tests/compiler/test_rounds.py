@@ -15,7 +15,7 @@ from needle.compiler.thread_count import set_num_threads
 
 @pytest.mark.parametrize(
     ("parts", "work", "count"),
-    [(100, 0, 4), (1000, 20_000_000, 10), (100, 10**9, 15), (16, 10**9, 16), (17, 10**9, 9), (2, 10**9, 2)],
+    [(100, 0, 4), (1000, 20_000_000, 10), (100, 10**9, 25), (32, 10**9, 32), (33, 10**9, 17), (2, 10**9, 2)],
 )
 def test_long_phases_fall_into_more_chunks_that_are_even(parts: int, work: int, count: int) -> None:
     phase = RenderedKernel(Function("f", []), (), parts, True, work=work)
@@ -27,6 +27,15 @@ def test_phases_that_stream_their_operands_fall_into_a_chunk_for_each_thread() -
     phase = RenderedKernel(Function("f", []), (), 84, True, is_streamed=True)
     (share,) = shares_of([Turn(phase, None)], 4)
     assert share.count == 2
+
+
+def test_phases_in_few_chunks_come_before_those_in_many() -> None:
+    def phase(is_streamed: bool) -> RenderedKernel:
+        return RenderedKernel(Function("f", []), (), 84, True, is_streamed=is_streamed)
+
+    shared, streamed = phase(is_streamed=False), phase(is_streamed=True)
+    shares = shares_of([Turn(shared, None), Turn(streamed, None)], 4)
+    assert [share.phases for share in shares] == [(streamed,), (shared,)]
 
 
 def test_chunks_of_a_long_round_do_not_meet_the_next_rounds() -> None:

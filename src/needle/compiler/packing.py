@@ -39,8 +39,8 @@ _STEPS_AHEAD, _ELEMENTS_AHEAD = 32, 64
 _PIECE = 128
 # The side of the squares that are transposed in registers. Larger ones are little faster, and long to compile.
 _SQUARE = 8
-# Fewer elements than this are copied by one thread.
-_WORTH_SHARING = 60_000
+# Fewer elements than this are copied by one thread; copying one takes as long as so many operations.
+_WORTH_SHARING, _COPY_COST = 60_000, 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,7 +188,8 @@ def render_pack(  # noqa: PLR0917
         end = f.intrinsic("smin", f.binary("add nsw", begin, f.integer(_PIECE)), f.integer(steps))
         (copy or Copy)(f, panels, (source, packed), matrix, first, target).write(begin, end)
     parts = math.prod([*panels.own_batch, panels.split.count, *outside, pieces])
-    return RenderedKernel(f, (packed, source), parts, packed.size >= _WORTH_SHARING, 1)
+    is_shared, work = packed.size >= _WORTH_SHARING, packed.size * _COPY_COST
+    return RenderedKernel(f, (packed, source), parts, is_shared, 1, work=work)
 
 
 class Copy:

@@ -18,7 +18,7 @@ __all__ = ["Share", "Turn", "in_moments", "make_rounds", "shares_of"]
 
 # Chunks of so many operations (some 15 µs, much more than it takes to fetch another one) are divided further, into so
 # many times as many.
-_LONG_CHUNK, _FINER = 2_000_000, 4
+_LONG_CHUNK, _FINER = 2_000_000, 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +48,8 @@ class Share:
 def shares_of(turns: Sequence[Turn], most: int) -> list[Share]:
     """Return the chunks of a round: phases that threads share in up to `most`, or in more of them where each is long.
 
-    The end of a round is waited for as long as its last chunk takes. So chains, which cannot be divided, come first.
+    The end of a round is waited for as long as its last chunk takes. So chains, which cannot be divided, come first,
+    and then phases in few chunks.
     """
     shared: dict[int, list[RenderedKernel]] = {}
     owned: dict[int, list[RenderedKernel]] = {}
@@ -61,6 +62,7 @@ def shares_of(turns: Sequence[Turn], most: int) -> list[Share]:
     shares = [Share(tuple(phases), _count_chunks(phases, most)) for phases in shared.values()]
     chains = [Share(tuple(phases), 1) for phases in owned.values()]
     long = [chain for chain in chains if sum(phase.work for phase in chain.phases) > _LONG_CHUNK]
+    shares.sort(key=lambda share: not share.phases[0].is_streamed)
     return [*long, *shares, *(chain for chain in chains if chain not in long)]
 
 

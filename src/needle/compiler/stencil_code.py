@@ -40,7 +40,7 @@ def render_stencil(kernel: Kernel, host: Host) -> RenderedKernel | None:
     function = Function(kernel.name, parameters, "nounwind #0")
     parts = _Renderer(stencil, function, pointers).render()
     work = math.prod(kernel.shape) * count_operations(kernel.stages)
-    return RenderedKernel(function, buffers, parts, work >= _WORTH_SHARING, len(kernel.writes()))
+    return RenderedKernel(function, buffers, parts, work >= _WORTH_SHARING, len(kernel.writes()), work=work)
 
 
 class _Renderer:
