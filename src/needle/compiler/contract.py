@@ -51,7 +51,7 @@ _WORTH_SHARING = 400_000
 # Fewer bands for each thread are not divided evenly enough to go on in them.
 _BANDS_EACH = 2
 # How many steps of the sum a line of memory is asked for before it is used.
-_AHEAD = 8
+_AHEAD = 16
 
 
 def render_contraction(step: Contraction, host: Host, packs_once: bool = False) -> list[RenderedKernel]:
@@ -210,7 +210,7 @@ class Tiles:
             if tiling.all_by_cuts:
                 cut = loops.enter_context(f.loop(f.integer(0), f.integer(tiling.cuts)))
             block = loops.enter_context(f.loop(*bounds))
-            *at, across, down = coordinates(f, block, [*product.batch, blocks[1], blocks[0]])
+            at, across, down = self._block_at(block, blocks)
             within = self._tiles_of_block(block)
             if self.panels is not None:
                 panels = f.binary("udiv", block, f.integer(blocks[0]))
@@ -240,6 +240,19 @@ class Tiles:
         bands = Bands(product.columns, self.tiling.block[1] * split.largest * self.tiling.lanes)
         are_many = bands.count >= _BANDS_EACH * available_processors()
         return bands if are_many and all(bands.keep(store.place) for store in self.step.epilogue) else None
+
+    def _block_at(self, block: SSA, blocks: Sequence[int]) -> tuple[list[SSA], SSA, SSA]:
+        """Return a block's coordinates: in the batch, and across and down a matrix of so many blocks.
+
+        All matrices that share a right operand go by a block of its panels before the next one's turn.
+        """
+        strides, batch = self.product.b.batch, self.product.batch
+        own = [axis for axis, stride in enumerate(strides) if stride]
+        order = [*own, len(batch), *(axis for axis in range(len(batch)) if axis not in own)]
+        lengths = [*batch, blocks[1]]
+        *found, down = coordinates(self.f, block, [*(lengths[axis] for axis in order), blocks[0]])
+        *at, across = (found[order.index(axis)] for axis in range(len(lengths)))
+        return at, across, down
 
     def _tiles_of_block(self, block: SSA) -> tuple[SSA, SSA]:
         """Return the numbers, within a block, of the first tile to do and of that after the last one."""
