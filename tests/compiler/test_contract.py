@@ -327,3 +327,42 @@ def test_equal_layers_share_their_functions() -> None:
     compiled = compile_function(layers, x, *weights)
     assert compiled.module.text.count("define internal void @k") == 2 * 2
     np.testing.assert_allclose(compiled([x, *weights])[0], layers(x, *weights), rtol=1e-5, atol=1e-3)
+
+
+# -- long sums
+
+
+def product_tiling(a: np.ndarray, b: np.ndarray) -> Tiling:
+    """Return how a product of two matrices, the left one transposed, is divided."""
+    inputs = tuple(input_node(array.shape, array.dtype) for array in (a, b))
+    left, right = (TracedArray(node) for node in inputs)
+    (step,) = schedule(Graph(inputs, ((left.T @ right).node,))).steps
+    assert isinstance(step, Contraction)
+    return choose_tiling(step, HOST)[1]
+
+
+@pytest.mark.parametrize(("rows", "inner", "columns"), [(128, 16384, 128), (21, 9001, 16), (147, 40000, 17)])
+def test_long_sums_fall_into_pieces_that_do_not_depend_on_threads(
+    rows: int, inner: int, columns: int, any_threads: None
+) -> None:
+    a, b = normal(inner, rows), normal(inner, columns)
+    tiling = product_tiling(a, b)
+    assert tiling.pieces > 1
+    assert tiling.cuts % tiling.pieces == 0
+    compiled = compile_function(lambda x, y: x.T @ y, a, b)
+    exact = a.T.astype("float64") @ b.astype("float64")
+    results = []
+    for threads in (1, 2, 3):
+        set_num_threads(threads)
+        results.append(compiled([a, b])[0])
+    np.testing.assert_allclose(results[0], exact, rtol=0, atol=1e-5 * inner**0.5 * 10)
+    np.testing.assert_array_equal(results[0], results[1])
+    np.testing.assert_array_equal(results[0], results[2])
+
+
+def test_sums_with_something_after_them_are_computed_in_one_piece() -> None:
+    a, b, bias = normal(30000, 48), normal(30000, 32), normal(32)
+    compiled = compile_function(lambda x, y, c: np.tanh(x.T @ y * 0.01 + c), a, b, bias)
+    assert "pieces" not in compiled.module.text
+    exact = np.tanh(a.T.astype("float64") @ b.astype("float64") * 0.01 + bias)
+    np.testing.assert_allclose(compiled([a, b, bias])[0], exact, rtol=0, atol=1e-4)

@@ -13,9 +13,9 @@ Reference: K. Goto, R. van de Geijn, "Anatomy of high-performance matrix multipl
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -23,6 +23,7 @@ from needle.compiler.elements import Element
 from needle.compiler.epilogue import Epilogue
 from needle.compiler.host import Host
 from needle.compiler.ir import SSA, Function, llvm_type
+from needle.compiler.long_sums import render_pieces
 from needle.compiler.loops import Buffer, Call, Kernel, Load, Place, Reduce
 from needle.compiler.operand import Clip, Operand
 from needle.compiler.packing import (
@@ -42,9 +43,10 @@ from needle.compiler.render import Bands, RenderedKernel, render_kernel
 from needle.compiler.spreading import render_spread, times_in_memory
 from needle.compiler.steps import Contraction
 from needle.compiler.thread_count import available_processors
+from needle.compiler.tiles_function import TilesFunction
 from needle.compiler.tiling import Product, Split, Tiling, choose_tiling
 
-__all__ = ["Source", "Tiles", "TilesFunction", "left_panels", "render_contraction", "right_panels", "source_of"]
+__all__ = ["Source", "Tiles", "left_panels", "render_contraction", "right_panels", "source_of"]
 
 # Fewer multiply-adds than this are done by one thread.
 _WORTH_SHARING = 400_000
@@ -88,7 +90,8 @@ def render_contraction(step: Contraction, host: Host, packs_once: bool = False) 
     elements = [Element(dtype, dtype, step.out.dtype) for dtype in dtypes]
     sources = [source_of(*one) for one in zip((a, b), (tiling.pack_a, tiling.pack_b), elements, strict=True)]
     work = Tiles(step, product, tiling, *sources, panels=b if tiling.packs_in_blocks else None)
-    return [*phases, work.render(a_buffer, b_buffer)]
+    rendered = work.render(a_buffer, b_buffer)
+    return [*phases, *(render_pieces(step, tiling, rendered) if tiling.pieces > 1 else [rendered])]
 
 
 def _plain_loops(step: Contraction) -> Kernel:
@@ -187,7 +190,12 @@ class Tiles:
         written = ["%out"] * self.writes_out + [names[buffer] for buffer in self.epilogue.writes]
         read = ["%a", "%b", *(names[buffer] for buffer in self.epilogue.reads)]
         parameters = [f"ptr noalias {name}" for name in [*written, *read]]
-        self.f = TilesFunction(f"{step.name}_tiles", [*parameters, "i64 %begin", "i64 %end"], "nounwind noinline #0")
+        parameters += ["i64 %begin", "i64 %end"]
+        self.cuts = SSA("0", "i64"), SSA(str(tiling.cuts), "i64")
+        if tiling.pieces > 1:
+            self.cuts = SSA("%first", "i64"), SSA("%last", "i64")
+            parameters += map(str, self.cuts)
+        self.f = TilesFunction(f"{step.name}_tiles", parameters, "nounwind noinline #0")
         self.tile = self.f.slot(llvm_type(step.out.dtype), tiling.rows.largest * tiling.b_width)
         self.panels = panels  # of the right operand, where each block makes its own
         self.b_pointer = SSA("%b", "ptr")
@@ -208,7 +216,7 @@ class Tiles:
         packed = self._nothing_packed()
         with ExitStack() as loops:
             if tiling.all_by_cuts:
-                cut = loops.enter_context(f.loop(f.integer(0), f.integer(tiling.cuts)))
+                cut = loops.enter_context(f.loop(*self.cuts))
             block = loops.enter_context(f.loop(*bounds))
             at, across, down = self._block_at(block, blocks)
             within = self._tiles_of_block(block)
@@ -218,7 +226,7 @@ class Tiles:
                     self._pack(self.panels, at, across, b)
                     f.store(panels, packed, 8)
             if not tiling.all_by_cuts:
-                cut = loops.enter_context(f.loop(f.integer(0), f.integer(tiling.cuts)))
+                cut = loops.enter_context(f.loop(*self.cuts))
             number = loops.enter_context(f.loop(*within))
             self._tile_in_block(at, down, across, number, cut)
         work = int(math.prod(product.batch) * product.rows * product.columns * product.inner * product.share)
@@ -235,7 +243,7 @@ class Tiles:
     def _bands(self) -> Bands | None:
         """Return the bands of columns that blocks below each other are; None where they are uneven or few."""
         product, split = self.product, self.tiling.vectors
-        if math.prod(product.batch) != 1 or split.largest != split.smallest:
+        if math.prod(product.batch) != 1 or split.largest != split.smallest or self.tiling.pieces > 1:
             return None
         bands = Bands(product.columns, self.tiling.block[1] * split.largest * self.tiling.lanes)
         are_many = bands.count >= _BANDS_EACH * available_processors()
@@ -315,7 +323,7 @@ class Tiles:
             offset(f, [*at, first_row, first_column], [*product.out.batch, product.out.outer, 1]),
             f.binary("sub", f.integer(self.product.columns), first_column),
             bounds,
-            f.compare("eq", cut, f.integer(0)),
+            f.compare("eq", cut, self.cuts[0]),
             f.compare("eq", cut, f.integer(tiling.cuts - 1)),
             first_column,
         )
@@ -488,22 +496,6 @@ class Tiles:
 
     def _moved(self, address: SSA, elements: int) -> SSA:
         return self.f.address(address.name, llvm_type(self.step.out.dtype), self.f.integer(elements))
-
-
-@dataclass
-class TilesFunction(Function):
-    """The function of a contraction's tiles, and those that it calls: of its epilogue, and what makes panels."""
-
-    called: list[Function] = field(default_factory=list)
-
-    def add(self, function: Function) -> None:
-        """Add a function that this one calls."""
-        self.called.append(function)
-        self.declarations |= function.declarations
-
-    def text(self, result: str = "void", returned: Callable[[], str] | None = None) -> str:
-        """Return all functions."""
-        return "\n\n".join([*(one.text() for one in self.called), super().text(result, returned)])
 
 
 @dataclass(frozen=True, slots=True)

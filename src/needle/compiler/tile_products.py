@@ -15,7 +15,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
-from needle.compiler.contract import TilesFunction
 from needle.compiler.epilogue import Epilogue
 from needle.compiler.host import Host
 from needle.compiler.ir import SSA, Function
@@ -24,6 +23,7 @@ from needle.compiler.operand import refine
 from needle.compiler.packing import coordinates, load_vector, mask_below, offset, part_start, store_vector
 from needle.compiler.render import RenderedKernel
 from needle.compiler.steps import Contraction
+from needle.compiler.tiles_function import TilesFunction
 from needle.compiler.tiling import Layout, Product, Split, Tiling
 
 __all__ = ["render_tile_product"]

@@ -34,6 +34,8 @@ _FEW_TILES, _FEW_ROWS = 24, 8
 _BLOCKS_EACH = 8
 # Sums are not cut shorter than this, and blocks not made wider: columns of the result.
 _SHORTEST_CUT, _WIDEST_BLOCK = 256, 1024
+# Into how many pieces long sums fall.
+_PIECES = 8
 # Cycles that a tile waits for each vector of the right operand, which comes from the second cache.
 _FAR_LOAD = 0.8
 
@@ -196,6 +198,7 @@ class Tiling:
         lanes: the elements of a vector.
         inner: the outermost axis of the sum over cuts.
         second: the next axis of the sum, where cuts are shorter than one step of the outermost.
+        pieces: into how many pieces of some cuts sums fall that threads share; each piece has sums of its own.
         all_by_cuts: whether a cut is finished for all blocks before the next one, and not only for those of one block.
         block: how many tiles, down and across, are finished before the next block of tiles is begun.
         pack_a: whether the left operand is copied into panels.
@@ -214,6 +217,7 @@ class Tiling:
     packs_in_blocks: bool = False
     second: Split = Split(1, 1)
     all_by_cuts: bool = False
+    pieces: int = 1
 
     @property
     def cuts(self) -> int:
@@ -236,7 +240,20 @@ def choose_tiling(step: Contraction, host: Host, packs_once: bool = False) -> tu
 
     `packs_once` says that others have the same right operand, and will share what is packed.
     """
-    return divide(Product.candidates(step), host, may_pack_in_blocks=not packs_once)
+    product, tiling = divide(Product.candidates(step), host, may_pack_in_blocks=not packs_once)
+    return product, (tiling if step.epilogue else _in_pieces(product, tiling))
+
+
+def _in_pieces(product: Product, tiling: Tiling) -> Tiling:
+    """Return a tiling with sums in pieces, where these are little beside the operands."""
+    steps = product.sums[0] * tiling.second.count
+    result = math.prod(product.batch) * product.rows * product.columns
+    if not tiling.all_by_cuts or steps < _PIECES or product.inner * product.columns < 2 * _PIECES * result:
+        return tiling
+    # As many cuts in each piece.
+    wanted = -(-tiling.inner.count // _PIECES) * _PIECES
+    inner = tiling.inner if tiling.cuts % _PIECES == 0 else Split(product.sums[0], min(wanted, product.sums[0]))
+    return replace(tiling, inner=inner, pieces=_PIECES)
 
 
 def divide(candidates: Sequence[Product], host: Host, may_pack_in_blocks: bool = False) -> tuple[Product, Tiling]:
