@@ -62,6 +62,18 @@ def test_other_sums_stay(function: Any) -> None:
     assert "concat" not in primitives(join_pads(graph_of(function, (2, 3), (2, 3))))
 
 
+@pytest.mark.parametrize("first", [True, False])
+def test_sums_over_the_steps_of_a_long_loop_stay(first: bool) -> None:
+    def function(a: Any, b: Any) -> Any:
+        total = pad(a, 0, 0, 2)
+        for _ in range(2000):
+            more = TracedArray.namespace.exp(b)
+            total = total + more if first else more + total
+        return total
+
+    assert "concat" not in primitives(join_pads(graph_of(function, (2, 3), (4, 3))))
+
+
 def test_parts_that_are_used_elsewhere_stay() -> None:
     def function(a: Any, b: Any) -> Any:
         padded = pad(a, 0, 0, 2)

@@ -66,13 +66,16 @@ def _rebuilt(node: Node, new: dict[Node, Node]) -> Node:
 def _padded_parts(node: Node, uses: Counter[Node]) -> list[Node]:
     """Return the padded parts that a sum is made of and nothing else uses; none where it is made of others too."""
     found: list[Node] = []
-    for one in node.inputs:
-        if uses[one] > 1:
+    # The last one added first: sums over the steps of a long loop are deep on one side, and mostly of other things.
+    pending = list(node.inputs)
+    while pending:
+        one = pending.pop()
+        if uses[one] > 1 or one.primitive not in ("pad", "add"):
             return []
-        parts = [one] if one.primitive == "pad" else _padded_parts(one, uses) if one.primitive == "add" else []
-        if not parts:
-            return []
-        found += parts
+        if one.primitive == "pad":
+            found.append(one)
+        else:
+            pending += one.inputs
     return found
 
 
