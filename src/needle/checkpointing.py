@@ -33,7 +33,7 @@ from needle.jit.arguments import flatten, map_leaves
 from needle.ops import make_tuple
 from needle.tracing import recomputing
 
-__all__ = ["checkpoint"]
+__all__ = ["checkpoint", "reached_outside"]
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
@@ -110,7 +110,7 @@ class _Segment:
         with nodes_made() as made, self.draws.noting():
             result = self.call(stand_ins)
         found = _differentiable(result)
-        self.outside = _reached_outside(found, made, set(stand_ins))
+        self.outside = reached_outside(found, made, set(stand_ins))
         inputs = [one for one in self.given if one.requires_grad] + self.outside
         self.read = [(one, weakref.ref(one.realize_cached_data())) for one in inputs]
         if not found or not inputs:
@@ -200,7 +200,7 @@ def _differentiable(result: Any) -> list[Tensor]:
     return list(dict.fromkeys(one for one in flatten(result) if isinstance(one, Tensor) and one.requires_grad))
 
 
-def _reached_outside(results: Sequence[Tensor], made: set[Value], own: set[Tensor]) -> list[Tensor]:
+def reached_outside(results: Sequence[Tensor], made: set[Value], own: set[Tensor]) -> list[Tensor]:
     """Return the Tensors that results were computed from and that were there before."""
     found: dict[Value, None] = {}
     seen: set[Value] = set()

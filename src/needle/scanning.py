@@ -8,6 +8,7 @@ from typing import Any
 from needle.autograd import Tensor, TensorTuple
 from needle.errors import DTypeError, SettingError, ShapeError
 from needle.jit.arguments import flatten, map_leaves
+from needle.looping import loop_over
 from needle.ops import split, stack
 
 __all__ = ["scan"]
@@ -30,8 +31,9 @@ def scan(
     The gradient reaches `carry`, `xs` and Tensors that `step` uses from outside, such as weights. All states are kept
     for it; `ndl.scan(ndl.checkpoint(step), …)` keeps only what is carried, and computes each step again.
 
-    In a compiled function each length is a program of its own. The steps share their machine code, and are called by a
-    loop; what is planned for each (where its values lie, what runs side by side) takes a few milliseconds a step.
+    In a compiled function each length is a program of its own. A hundred steps and more are compiled as one loop: the
+    step is called two or three times then, not once for each element. Where it is not the same for each (it draws
+    random numbers, counts, or writes to a Tensor), the steps are written out, and planned one by one.
 
     Shapes:
         xs: (T, …) each; a step gets (…).
@@ -60,14 +62,21 @@ def scan(
         (needle.Tensor(6.0), needle.Tensor([ 0. 10. 30.]))
     """
     steps = _count_steps(xs, length)
+
+    def checked(state: Any, elements: Any) -> tuple[Any, Any]:
+        returned: Any = step(state, elements)
+        if not isinstance(returned, tuple) or len(returned) != 2:
+            raise DTypeError(f"scan: the step returns a pair (state, result), got {type(returned).__name__}")
+        _check_same("the state", state, returned[0])
+        return returned
+
+    found = loop_over(checked, carry, map_leaves(_as_tensor, xs), steps, reverse)
+    if found is not None:
+        return found
     parts = [_along_time(leaf) for leaf in flatten(xs)]
     results: list[Any] = [None] * steps
     for t in reversed(range(steps)) if reverse else range(steps):
-        returned: Any = step(carry, _filled(xs, [part[t] for part in parts]))
-        if not isinstance(returned, tuple) or len(returned) != 2:
-            raise DTypeError(f"scan: the step returns a pair (state, result), got {type(returned).__name__}")
-        _check_same("the state", carry, returned[0])
-        carry, results[t] = returned
+        carry, results[t] = checked(carry, _filled(xs, [part[t] for part in parts]))
     return carry, _stacked(results, results[0 if reverse else -1])
 
 
@@ -91,8 +100,11 @@ def _count_steps(xs: Any, length: int | None) -> int:
 
 def _along_time(leaf: Any) -> Sequence[Tensor]:
     """Return what a step gets of a sequence, for each step."""
-    tensor = leaf if isinstance(leaf, Tensor) else Tensor(leaf, requires_grad=False)
-    return split(tensor, 0).tuple()
+    return split(_as_tensor(leaf), 0).tuple()
+
+
+def _as_tensor(leaf: Any) -> Tensor:
+    return leaf if isinstance(leaf, Tensor) else Tensor(leaf, requires_grad=False)
 
 
 def _check_same(what: str, before: Any, now: Any) -> None:

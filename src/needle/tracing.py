@@ -21,13 +21,16 @@ import numpy as np
 
 __all__ = [
     "HostNumber",
+    "NotOneLoop",
     "Observer",
     "Recorder",
     "guard",
     "host_effect",
     "host_number",
     "is_recomputing",
+    "loops_written_out",
     "made_state",
+    "may_loop",
     "note_change",
     "recomputing",
     "recorder",
@@ -165,6 +168,26 @@ def recomputing() -> Iterator[None]:
         yield
     finally:
         _local.recomputing = before
+
+
+class NotOneLoop(BaseException):
+    """The steps of a loop are not the same for each element: the function is traced again, loops written out."""
+
+
+def may_loop() -> bool:
+    """Tell whether a loop may be traced as one body for all steps."""
+    return getattr(_local, "may_loop", True)
+
+
+@contextmanager
+def loops_written_out() -> Iterator[None]:
+    """Have loops traced step by step inside the block."""
+    before = may_loop()
+    _local.may_loop = False
+    try:
+        yield
+    finally:
+        _local.may_loop = before
 
 
 def note_change() -> None:

@@ -26,13 +26,14 @@ def choose_buffers(graph: Graph) -> tuple[set[Node], set[Node]]:
     """Return the nodes whose values are written to memory, and those of them that could be computed again instead."""
     nodes = graph.nodes()
     uses = Counter(one for node in nodes for one in node.inputs)
-    chosen = set(graph.inputs) | {base_of(node) for node in graph.outputs}
+    of_loops = {base_of(one) for node in nodes if node.primitive == "repeat" for one in node.inputs}
+    chosen = set(graph.inputs) | {base_of(node) for node in graph.outputs} | of_loops
     cost: dict[Node, int] = {}
     depth: dict[Node, int] = {}
     again: set[Node] = set()
     nested = _nested(graph)
     for node in nodes:
-        alone = node.primitive in REDUCTIONS | ALONE | PRODUCTS | {"gather", "pad"}
+        alone = node.primitive in REDUCTIONS | ALONE | PRODUCTS | {"gather", "pad", "repeat", "result"}
         stored = node in chosen or (alone and node not in nested)
         stored = stored or (node.primitive == "constant" and math.prod(node.shape) != 1)
         elementwise = node.primitive in ELEMENTWISE
@@ -52,7 +53,7 @@ def choose_buffers(graph: Graph) -> tuple[set[Node], set[Node]]:
             cost[node] = depth[node] = 0
     operands = [one for node in nodes if node.primitive in PRODUCTS for one in node.inputs]
     sources = {_source_of(one, past="slice") for one in operands if _source_of(one) not in chosen}
-    return chosen | sources, again - {_source_of(one) for one in operands}
+    return chosen | sources, again - {_source_of(one) for one in operands} - of_loops
 
 
 def _nested(graph: Graph) -> set[Node]:

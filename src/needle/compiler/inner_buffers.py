@@ -27,7 +27,7 @@ from needle.compiler.loops import (
     walk,
 )
 from needle.compiler.row_blocks import in_row_blocks
-from needle.compiler.steps import Program, Step
+from needle.compiler.steps import Loop, Program, Step
 
 __all__ = ["is_read_later", "keep_inside", "scratch_lengths"]
 
@@ -43,13 +43,15 @@ def keep_inside(program: Program) -> Program:
         *(buffer for buffer, _ in program.outputs),
     }
     seen_by = Counter(buffer for step in program.steps for buffer in {*step.reads(), *step.writes()})
-    steps = tuple(
-        _marked(step, {buffer for buffer in step.writes() if seen_by[buffer] == 1 and buffer not in outside})
-        if isinstance(step, Kernel)
-        else step
-        for step in program.steps
-    )
-    return replace(program, steps=steps)
+
+    def changed(step: Step) -> Step:
+        if isinstance(step, Loop):
+            return replace(step, body=keep_inside(step.body))
+        if not isinstance(step, Kernel):
+            return step
+        return _marked(step, {buffer for buffer in step.writes() if seen_by[buffer] == 1 and buffer not in outside})
+
+    return replace(program, steps=tuple(map(changed, program.steps)))
 
 
 def _marked(kernel: Kernel, own: set[Buffer]) -> Step:

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeAlias, TypeVar
 
+from needle.compiler.graph import Node
 from needle.compiler.loops import (
     Buffer,
     Gather,
@@ -28,9 +29,10 @@ from needle.compiler.loops import (
 )
 from needle.compiler.operand import Operand
 from needle.compiler.render import Lane
-from needle.compiler.steps import Contraction, Program, Step
+from needle.compiler.schedule import loop_step
+from needle.compiler.steps import Contraction, Loop, Program, Step
 
-__all__ = ["LaneStep", "in_lanes"]
+__all__ = ["LaneStep", "in_lanes", "is_worth_a_loop", "lanes_of_loop"]
 
 # Chains of fewer products than this are left as they are.
 _SHORTEST_CHAIN = 6
@@ -95,6 +97,54 @@ def in_lanes(program: Program, processors: int) -> list[LaneStep]:
     return result
 
 
+def lanes_of_loop(loop: Loop, processors: int) -> list[list[Step]]:
+    """Return the steps of a loop's body, for each of the lanes that it is worth dividing into; one of all else."""
+    body = loop.body
+    whole = [list(body.steps)]
+    carried = list(body.inputs[: len(loop.starts)])
+    if not carried or not all(one.shape and one.size for one in carried):
+        return whole
+    rows = carried[0].shape[0]
+    if any(one.shape[0] != rows for one in carried):
+        return whole
+    finder = _Finder(body, carried)
+    chains = finder.chains()
+    inside = {number for chain in chains for number in chain.steps}
+    chain = _Chain(rows, sorted(inside), [], _SHORTEST_CHAIN, max(chain.work for chain in chains))
+    count = _count_lanes(chain, processors)
+    if len(inside) < len(body.steps) or any(one.rows != rows for one in chains) or count < 2:
+        return whole
+    carried_on = [body.outputs[place][0] for place in loop.places[: len(carried)]]
+    if any(finder.written.get((rows, one)) != _Rows(rows, one.size // rows) for one in carried_on):
+        return whole
+    private = _private_buffers(body, chain, finder)
+    bounds = [rows * lane // count for lane in range(count + 1)]
+    slicers = [_Slicer(chain, range(*bounds[lane : lane + 2]), lane, private, finder) for lane in range(count)]
+    return [[slicer.slice(number, step) for number, step in enumerate(body.steps)] for slicer in slicers]
+
+
+def is_worth_a_loop(node: Node, processors: int) -> bool:
+    """Tell whether a loop is as fast as its steps written out, which threads share one by one."""
+    buffers = [Buffer("", one.shape, one.dtype) for one in node.inputs]
+    body = node.params["body"]
+    results = {number: Buffer("", one.shape, one.dtype) for number, one in enumerate(body.outputs)}
+    loop = loop_step("", node, buffers, results)
+    if any(0 in one.shape for one in (*body.inputs, *body.outputs)) or any(
+        isinstance(one, Loop) for one in loop.body.steps
+    ):
+        return False
+    if processors == 1 or len(lanes_of_loop(loop, processors)) > 1:
+        return True
+    return sum(map(_work, loop.body.steps)) < _MEETING
+
+
+def _work(step: Step) -> int:
+    """Return about how many operations there are in a step."""
+    if isinstance(step, Contraction):
+        return math.prod(step.out.shape) * step.a.shape[-1]
+    return math.prod(step.shape) * len(step.stages) if isinstance(step, Kernel) else 0
+
+
 def _count_lanes(chain: _Chain, processors: int) -> int:
     """Return into how many lanes a chain is worth dividing; 1 where into none."""
     count = min(processors, chain.rows // _FEWEST_ROWS)
@@ -125,13 +175,16 @@ class _Finder:
         axis: along which axis of its loops a step, given by its number, goes through rows.
     """
 
-    def __init__(self, program: Program) -> None:
+    def __init__(self, program: Program, carried: Sequence[Buffer] = ()) -> None:
         self.written: dict[_Key, _Rows] = {}
         self.axis: dict[int, int] = {}
         self._read: dict[_Key, set[_Rows | None]] = {}
         self._chain_of: dict[_Key, _Chain] = {}
         self._depth: dict[_Key, int] = {}
         self._found: list[_Chain] = []
+        self._whole = carried[0].shape[0] if carried else None
+        for buffer in carried:
+            self._begin(buffer)
         for number, step in enumerate(program.steps):
             if isinstance(step, Contraction):
                 self._add_product(number, step)
@@ -140,11 +193,19 @@ class _Finder:
 
     def chains(self) -> list[_Chain]:
         """Return the chains."""
-        return [chain for chain in self._found if chain.steps]
+        return [chain for chain in self._found if chain.steps or self._whole is not None]
 
     def stride(self, chain: _Chain, buffer: Buffer) -> int:
         """Return how far apart the rows of a buffer are that steps of a chain write."""
         return self.written[chain.rows, buffer].stride
+
+    def _begin(self, buffer: Buffer) -> None:
+        """Have the one chain of a loop's body begin with a buffer, whose first axis are the rows."""
+        if not self._found:
+            self._found.append(_Chain(buffer.shape[0]))
+        key = buffer.shape[0], buffer
+        self.written[key], self._chain_of[key] = _Rows(key[0], buffer.size // key[0]), self._found[0]
+        self._found[0].written.append(key)
 
     def _add_product(self, number: int, step: Contraction) -> None:
         narrow = step.a.buffer.dtype != step.out.dtype or step.out.dtype.itemsize < 4 or step.out.dtype.kind != "f"
@@ -169,7 +230,8 @@ class _Finder:
             return
         touched = {*step.reads(), *step.writes()}
         for axis, count in enumerate(step.shape):
-            if axis not in step.reduced and any((count, buffer) in self._chain_of for buffer in step.reads()):
+            follows = any((count, buffer) in self._chain_of for buffer in step.reads())
+            if axis not in step.reduced and (follows if self._whole is None else count == self._whole):
                 read, written = [], []
                 for stage in step.stages:
                     written += [(stage.buffer, _rows(stage.place, step.shape, axis))] * (stage.buffer in touched)
@@ -269,6 +331,7 @@ class _Slicer:
             axis = self.finder.axis[number]
             shape = (*step.shape[:axis], len(self.rows), *step.shape[axis + 1 :])
             return replace(step, name=name, shape=shape, stages=self._stages(step.stages, axis, touched, self.own))
+        assert isinstance(step, Contraction)
         columns = step.out.shape[1]
         is_own = step.out in self.own
         out = self.own[step.out] if is_own else self._piece(step.out, columns)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from needle.compiler.layered import Box, folded, svg_document
 from needle.compiler.loops import Buffer, Call, Reduce, walk
-from needle.compiler.steps import Contraction, Program, Step
+from needle.compiler.steps import Contraction, Loop, Program, Step
 
 __all__ = ["program_svg"]
 
@@ -53,6 +53,9 @@ def _kind(buffer: Buffer) -> str:
 
 def _step_box(step: Step) -> Box:
     source = ", ".join(_short(one) for one in step.sources[:2])
+    if isinstance(step, Loop):
+        inside = [line for one in step.body.steps for line in _step_box(one).lines]
+        return Box("kernel", [f"{step.name}  {step.length} times", *folded(inside)], source, step.show())
     if isinstance(step, Contraction):
         product = f"{list(step.a.shape)} @ {list(step.b.shape)}"
         after = [f"then {', '.join(_operations(store.value))}" for store in step.epilogue]

@@ -146,6 +146,8 @@ def _plain(value: Any) -> Any:
         return tuple(map(_plain, value))
     if isinstance(value, np.dtype):
         return _dtype_name(value)
+    if isinstance(value, Graph):
+        return _described(value)
     if isinstance(value, np.ndarray):
         return _dtype_name(value.dtype), value.shape, hashlib.sha256(value.tobytes()).hexdigest()
     if value is None or isinstance(value, (bool, int, float, str, np.generic)):

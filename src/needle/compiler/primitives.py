@@ -253,6 +253,33 @@ def _evaluate_iota(length: int, dtype: np.dtype[Any]) -> NDArray[Any]:
     return np.arange(length, dtype=dtype)
 
 
+def _infer_repeat(
+    *inputs: Operand, body: Any, length: int, carried: int, elements: int, backwards: bool, serial: int
+) -> Kind:
+    kinds = [(one.shape, one.dtype) for one in inputs]
+    for number in range(carried, carried + elements):
+        (steps, *shape), dtype = kinds[number]
+        assert steps == length, f"a loop of {length} steps through {kinds[number]}"
+        kinds[number] = tuple(shape), dtype
+    inside = [[(one.shape, one.dtype) for one in side] for side in (body.inputs, body.outputs)]
+    assert kinds == inside[0], f"a body of {inside[0]} is given {kinds}"
+    assert kinds[:carried] == inside[1][:carried], f"{kinds[:carried]} are carried, {inside[1][:carried]} carried on"
+    return (), np.dtype(bool)
+
+
+def _infer_result(loop: Any, number: int) -> Kind:
+    one, params = loop.params["body"].outputs[number], loop.params
+    return (one.shape if number < params["carried"] else (params["length"], *one.shape)), one.dtype
+
+
+def _evaluate_repeat(*arrays: NDArray[Any], **params: Any) -> NDArray[Any]:
+    raise AssertionError("the interpreter runs loops itself")
+
+
+def _evaluate_result(results: NDArray[Any], number: int) -> NDArray[Any]:
+    return np.asarray(results[number])
+
+
 _ROWS = [
     *map(_elementwise, _UFUNCS),
     # A product that is not fused into a multiply-add: the very number that NumPy has.
@@ -282,6 +309,9 @@ _ROWS = [
     Primitive("gather", _infer_gather, _evaluate_gather),
     Primitive("scatter_add", _infer_scatter_add, _evaluate_scatter_add),
     Primitive("iota", _infer_iota, _evaluate_iota),
+    # A loop, and one of the arrays that it returns: see `repeat`.
+    Primitive("repeat", _infer_repeat, _evaluate_repeat),
+    Primitive("result", _infer_result, _evaluate_result),
 ]
 
 # Those that compute each element of the result from the operands' elements at the same place.

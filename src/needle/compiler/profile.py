@@ -25,7 +25,7 @@ from needle.compiler.loops import Buffer, Call, Kernel, walk
 from needle.compiler.native import compile_modules, load_modules
 from needle.compiler.program import render_program
 from needle.compiler.runtime import run_program
-from needle.compiler.steps import Contraction, Program, Step
+from needle.compiler.steps import Contraction, Loop, Program, Step
 from needle.compiler.thread_count import get_num_threads
 
 __all__ = ["KernelTime", "Profile", "count_bytes", "count_operations", "profile_program"]
@@ -149,6 +149,8 @@ def _figures(step: Step, seconds: float, threads: int) -> KernelTime:
 
 
 def _describe(step: Step) -> str:
+    if isinstance(step, Loop):
+        return f"{step.length} times: {', '.join(map(_describe, step.body.steps))}"
     if isinstance(step, Contraction):
         after = f" + {len(step.epilogue)} elementwise" if step.epilogue else ""
         return f"{_by(step.a.shape)} @ {_by(step.b.shape)}{after}"
@@ -164,6 +166,8 @@ def _by(shape: Sequence[int]) -> str:
 
 def count_operations(step: Step) -> int:
     """Return the arithmetic operations of a kernel; a multiply-add is two, an elementary function one."""
+    if isinstance(step, Loop):
+        return step.length * sum(map(count_operations, step.body.steps))
     if isinstance(step, Contraction):
         after = sum(_calls(store) for store in step.epilogue)
         products = math.prod(step.out.shape) * step.a.shape[-1] * step.a.share

@@ -21,6 +21,7 @@ from needle.compiler.borders import render_bordered
 from needle.compiler.host import Host
 from needle.compiler.ir import Function
 from needle.compiler.lanes import LaneStep, in_lanes
+from needle.compiler.loop_code import RenderedLoop, render_loop
 from needle.compiler.loops import Buffer, Kernel
 from needle.compiler.math import math_functions
 from needle.compiler.memory import Arena, plan_rounds
@@ -34,7 +35,7 @@ from needle.compiler.rounds import make_rounds
 from needle.compiler.row_blocks import in_row_blocks
 from needle.compiler.sharing import share_functions, share_packed
 from needle.compiler.stencil_code import render_stencil
-from needle.compiler.steps import Contraction, Program, Step
+from needle.compiler.steps import Contraction, Loop, Program, Step
 from needle.compiler.thread_count import available_processors
 
 __all__ = ["Module", "render_program"]
@@ -67,7 +68,8 @@ class Module:
 def render_program(program: Program, host: Host, is_timed: bool = False) -> Module:
     """Write a program as LLVM IR; one that counts the time that its steps take where `is_timed`."""
     steps = in_lanes(program, available_processors())
-    phases = share_functions([phase for phase in _render_steps(steps, host) if phase.parts > 0])
+    rendered, loops = _render_steps(steps, host)
+    phases = share_functions([phase for phase in rendered if phase.parts > 0])
     of_steps = {buffer for one in steps for buffer in (*one.step.reads(), *one.step.writes())}
     phases = share_packed(phases, of_steps)
     outside = [
@@ -78,29 +80,41 @@ def render_program(program: Program, host: Host, is_timed: bool = False) -> Modu
     known = set(outside)
     rounds = postpone(make_rounds(phases), known)
     arena = plan_rounds(rounds, known)
-    kernels = list({phase.function.name: phase.function for phase in phases}.values())
+    of_loops = {loop.phases[-1].function.name for loop in loops}
+    called = [function for loop in loops for function in loop.functions]
+    kernels = list({one.name: one for one in (*(phase.function for phase in phases), *called)}.values())
     code = render_rounds(rounds, outside, arena, host, is_timed)
-    text = MODULE_BREAK.join(_modules(code, kernels, host))
+    code.functions[:0] = [one for one in kernels if one.name in of_loops]
+    text = MODULE_BREAK.join(_modules(code, [one for one in kernels if one.name not in of_loops], host))
     has_lanes = any(phase.lane is not None for phase in phases)
     shared = sum(phase.work or math.inf for phase in phases if not phase.is_alone)
     parallel, is_long = (has_lanes or shared >= least for least in (_WORTH_A_THREAD, _WORTH_WAKING))
     return Module(text, arena, code.control_bytes, parallel, is_long, code.timed)
 
 
-def _render_steps(steps: Sequence[LaneStep], host: Host) -> list[RenderedKernel]:
-    """Return the functions that compute steps, in order."""
+def _render_steps(steps: Sequence[LaneStep], host: Host) -> tuple[list[RenderedKernel], list[RenderedLoop]]:
+    """Return the functions that compute steps, in order, and the loops among them."""
     phases: list[RenderedKernel] = []
     of_lanes = {buffer for one in steps if one.lane is not None for buffer in one.step.writes()}
     right_operands = Counter(one.step.b for one in steps if isinstance(one.step, Contraction))
     renderings: dict[tuple[bool, Bands | None], Renderings] = {}
     bands_of: dict[Buffer, tuple[int, Bands]] = {}  # of what is written in bands, and when
+    loops: list[RenderedLoop] = []
+
+    def renderings_of(packs_once: bool, bands: Bands | None = None) -> Renderings:
+        render = partial(_render_step, host=host, packs_once=packs_once, bands=bands)
+        return renderings.setdefault((packs_once, bands), Renderings(render))
+
     for one in steps:
+        if isinstance(one.step, Loop):
+            loops.append(render_loop(one.step, available_processors(), lambda own, once: renderings_of(once)(own)))
+            phases += loops[-1].phases
+            continue
         rebased, begins = rebase(one.step)
         packs_once = isinstance(one.step, Contraction) and right_operands[one.step.b] > 1
         found = [bands_of[buffer] for buffer in one.step.reads() if buffer in bands_of]
         bands = max(found, key=itemgetter(0))[1] if found and isinstance(one.step, Kernel) else None
-        render = partial(_render_step, host=host, packs_once=packs_once, bands=bands)
-        for phase in renderings.setdefault((packs_once, bands), Renderings(render))(rebased):
+        for phase in renderings_of(packs_once, bands)(rebased):
             # What only prepares the weights is done for all lanes.
             lane = None if of_lanes.isdisjoint(phase.buffers) else one.lane
             phases.append(replace(phase, begins=begins, lane=lane, step=one.name))
@@ -108,7 +122,7 @@ def _render_steps(steps: Sequence[LaneStep], host: Host) -> list[RenderedKernel]
                 bands_of.update(
                     dict.fromkeys(phases[-1].in_bands.intersection(phase.writes), (len(phases), phase.bands))
                 )
-    return phases
+    return phases, loops
 
 
 def _render_step(step: Step, host: Host, packs_once: bool, bands: Bands | None) -> list[RenderedKernel]:
@@ -121,6 +135,7 @@ def _render_step(step: Step, host: Host, packs_once: bool, bands: Bands | None) 
         if in_bands is not None:
             return [in_bands]
         return [_render_kernel(kernel, host) for kernel in in_row_blocks(step)]
+    assert isinstance(step, Contraction)
     return render_product(step, host, packs_once)
 
 

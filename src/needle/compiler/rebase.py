@@ -9,14 +9,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
-from needle.compiler.loops import Buffer, Place, buffers_and_places, with_places
-from needle.compiler.steps import Contraction, Step
+from needle.compiler.loops import Buffer, Kernel, Place, buffers_and_places, with_places
+from needle.compiler.steps import Contraction, Loop, Step
 
 __all__ = ["rebase"]
 
 
 def rebase(step: Step) -> tuple[Step, dict[Buffer, int]]:
     """Return a step whose places begin at 0 in each buffer, and how many elements into the buffer that is."""
+    if isinstance(step, Loop):
+        return step, {}
     begins: dict[Buffer, int] = {}
     for buffer, place in _places(step):
         begins[buffer] = min(begins.get(buffer, place.offset), place.offset)
@@ -32,7 +34,7 @@ def rebase(step: Step) -> tuple[Step, dict[Buffer, int]]:
     return replace(step, a=a, b=b, epilogue=with_places(step.epilogue, moved)), begins
 
 
-def _places(step: Step) -> Iterator[tuple[Buffer, Place]]:
+def _places(step: Kernel | Contraction) -> Iterator[tuple[Buffer, Place]]:
     if isinstance(step, Contraction):
         # The first element of a clipped operand may lie before the buffer.
         yield from ((one.buffer, Place(max(one.offset, 0), ())) for one in (step.a, step.b))

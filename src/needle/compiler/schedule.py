@@ -34,9 +34,9 @@ from needle.compiler.loops import (
 from needle.compiler.lowering import Lowering, Misaligned, NeedsBuffer
 from needle.compiler.operand import Operand, joined_axes, refine, straightened
 from needle.compiler.primitives import PRODUCTS, REDUCTIONS
-from needle.compiler.steps import Contraction, Program, Step
+from needle.compiler.steps import Contraction, Loop, Program, Step
 
-__all__ = ["schedule"]
+__all__ = ["loop_step", "schedule"]
 
 
 def schedule(graph: Graph) -> Program:
@@ -71,6 +71,7 @@ class _Draft:
     alone: bool = False
     contraction: Contraction | None = None  # whose epilogue the stages are
     known: set[Buffer] = field(default_factory=set)  # what the kernel reads or writes
+    loop: Node | None = None  # which is a step of its own
 
     @property
     def grid_shape(self) -> tuple[int, ...]:
@@ -123,6 +124,8 @@ class _Scheduler:
         return found
 
     def _reads_of_step(self, step: _Draft) -> set[Buffer]:
+        if step.loop is not None:
+            return set(self._inputs_of(step.loop))
         return {buffer for stage in step.stages for buffer in buffers_read(stage)}
 
     def program(self) -> Program:
@@ -155,6 +158,12 @@ class _Scheduler:
             return
         if node.primitive in PRODUCTS:
             self._place_contraction(node)
+        elif node.primitive == "repeat":
+            self._place_loop(node)
+        elif node.primitive == "result":
+            number = self.step_of[self.buffers[node.inputs[0]]]
+            self.step_of[self.buffers[node]] = number
+            self._know(number, [self.buffers[node]])
         elif node.primitive in ALONE:
             self._place_alone(node)
         elif not self._join(node):
@@ -175,6 +184,17 @@ class _Scheduler:
         self._know(number, [contraction.out])
         self._depend(number, contraction.reads())
         self.step_of[contraction.out] = number
+
+    def _place_loop(self, node: Node) -> None:
+        """Make a step of a loop. Its own buffer only stands for it: it returns others."""
+        number = self._add(_Draft((), (), {node: zero_place(0)}, alone=True, loop=node), node)
+        read = self._inputs_of(node)
+        self._know(number, read)
+        self._depend(number, read)
+        self.step_of[self.buffers[node]] = number
+
+    def _inputs_of(self, node: Node) -> list[Buffer]:
+        return [self.buffers[base_of(one)] for one in node.inputs]
 
     def _add(self, step: _Draft, node: Node) -> int:
         number = len(self.ancestors)
@@ -340,7 +360,9 @@ class _Scheduler:
         for number in order:
             step = self.steps[number]
             sources = _sources(list(step.roots))
-            if step.contraction is not None:
+            if step.loop is not None:
+                finished.append(self._finished_loop(number, step.loop, sources))
+            elif step.contraction is not None:
                 finished.append(self._finished_contraction(number, step.contraction, step.stages, sources, readers))
             else:
                 stages = in_few_loops(step.stages)
@@ -356,6 +378,8 @@ class _Scheduler:
                     readers.setdefault(buffer, set()).add(number)
             for operand in (step.contraction.a, step.contraction.b) if step.contraction is not None else ():
                 readers.setdefault(operand.buffer, set()).add(number)
+            for buffer in self._inputs_of(step.loop) if step.loop is not None else ():
+                readers.setdefault(buffer, set()).add(number)
         for node in self.graph.outputs:
             readers.setdefault(self.buffers[base_of(node)], set()).add(-1)  # the caller
         return readers
@@ -373,6 +397,38 @@ class _Scheduler:
         return replace(
             contraction, name=f"k{number}", sources=sources, epilogue=epilogue, keeps_out=needed or not epilogue
         )
+
+    def _finished_loop(self, number: int, node: Node, sources: tuple[str, ...]) -> Loop:
+        found = {one.params["number"]: self.buffers[one] for one in self.nodes if node in one.inputs}
+        return loop_step(f"k{number}", node, self._inputs_of(node), found, sources)
+
+
+def loop_step(
+    name: str, node: Node, inputs: Sequence[Buffer], results: Mapping[int, Buffer], sources: tuple[str, ...] = ()
+) -> Loop:
+    """Return the step of a loop, given what it reads and the buffers of those of its results that are asked for."""
+    params, body = node.params, node.params["body"]
+    carried, along = params["carried"], params["carried"] + params["elements"]
+    outputs = list(dict.fromkeys(body.outputs))
+    return Loop(
+        name,
+        params["length"],
+        params["backwards"],
+        schedule(Graph(body.inputs, tuple(outputs))),
+        tuple(map(outputs.index, body.outputs)),
+        tuple(inputs[:carried]),
+        tuple(inputs[carried:along]),
+        tuple(inputs[along:]),
+        tuple(map(results.get, range(carried))),
+        tuple(results.get(n) or _given(name, n, node) for n in range(carried, len(body.outputs))),
+        sources,
+    )
+
+
+def _given(name: str, number: int, node: Node) -> Buffer:
+    """Return a place for what the steps of a loop give that nobody reads."""
+    one = node.params["body"].outputs[number]
+    return Buffer(f"{name}_{number}", (node.params["length"], *one.shape), one.dtype)
 
 
 def _divided_results(graph: Graph) -> dict[Node, tuple[int, ...]]:

@@ -93,7 +93,7 @@ def scalar_of(node: Node) -> Any:
 
 def _fold_constants(node: Node) -> Node | None:
     """Compute a node of constants, except one that only repeats them."""
-    if node.primitive in ("input", "constant", "broadcast") or not node.inputs:
+    if node.primitive in ("input", "constant", "broadcast", "repeat", "result") or not node.inputs:
         return None
     values = [_value(one) for one in node.inputs]
     if any(value is None for value in values) or np.prod(node.shape) > _LARGEST_FOLDED:

@@ -15,15 +15,18 @@ from needle.compiler.host import host
 from needle.compiler.in_place import overwrite_inputs
 from needle.compiler.inner_buffers import keep_inside
 from needle.compiler.joins import join_pads, permute_parts
+from needle.compiler.lanes import is_worth_a_loop
 from needle.compiler.layout import sink_permutations
 from needle.compiler.narrow import narrow_products
 from needle.compiler.overhang import without_borders
 from needle.compiler.program import Module, render_program
+from needle.compiler.repeat import has_loops, unrolled, with_bodies, with_one_form_each, without_unused_results
 from needle.compiler.results import keep_one_form
 from needle.compiler.rounded_products import round_products
 from needle.compiler.schedule import schedule
 from needle.compiler.simplify import simplify
 from needle.compiler.steps import Program
+from needle.compiler.thread_count import available_processors
 from needle.compiler.whole_sums import reduce_rows_first
 
 __all__ = ["Stages"]
@@ -44,13 +47,23 @@ class Stages:
     """
 
     def __init__(self, graph: Graph, may_overwrite: Mapping[int, int]) -> None:
-        self.simplified = simplify(permute_parts(simplify(sink_permutations(join_pads(simplify(graph))))))
-        narrowed = narrow_products(self.simplified)
-        if narrowed is not self.simplified:
-            self.simplified = simplify(narrowed)
-        graph = simplify(find_moments_in_blocks(reduce_rows_first(self.simplified), host()))
-        self.simplified = round_products(keep_one_form(graph))
+        self.simplified = _simplified(_with_loops(graph) if has_loops(graph) else graph)
         program = without_products_of_zeros(without_borders(schedule(self.simplified), host()), host())
         program, self.overwrites = overwrite_inputs(program, may_overwrite)
         self.program: Program = keep_inside(program)
         self.module: Module = render_program(self.program, host())
+
+
+def _simplified(graph: Graph) -> Graph:
+    """Return a graph as small as the passes make it."""
+    graph = simplify(permute_parts(simplify(sink_permutations(join_pads(simplify(graph))))))
+    narrowed = narrow_products(graph)
+    graph = reduce_rows_first(graph if narrowed is graph else simplify(narrowed))
+    return round_products(keep_one_form(simplify(find_moments_in_blocks(graph, host()))))
+
+
+def _with_loops(graph: Graph) -> Graph:
+    """Return a graph with the bodies of its loops simplified, and those loops written out that are no gain."""
+    graph = without_unused_results(with_bodies(with_one_form_each(graph), _simplified))
+    loops = [node for node in graph.nodes() if node.primitive == "repeat"]
+    return unrolled(graph, [node for node in loops if not is_worth_a_loop(node, available_processors())])

@@ -1,4 +1,4 @@
-"""What a program is made of: kernels, which are loops, and contractions, which are matrix products."""
+"""What a program is made of: kernels, contractions, which are matrix products, and loops, which repeat a program."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 from needle.compiler.loops import Buffer, Kernel, Store, buffers_read
 from needle.compiler.operand import Operand
 
-__all__ = ["Contraction", "Program", "Step"]
+__all__ = ["Contraction", "Loop", "Program", "Step"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +46,55 @@ class Contraction:
         return "\n".join([*lines, *(f"    {store}" for store in self.epilogue)])
 
 
-Step: TypeAlias = Kernel | Contraction
+@dataclass(frozen=True, slots=True, eq=False)
+class Loop:
+    """A program that is repeated: it carries some values on, goes along sequences, and gives values at each step.
+
+    `body` takes what is carried, the elements of `sequences` at the step, and `captured`. `places` says which of its
+    outputs are carried on, then which are given: one may be both. `starts` is what the first step gets, `finals` where
+    the last one leaves what is carried (None where nobody asks, or where it is given too), `given` where each step's
+    output lies at the place of its elements.
+    """
+
+    name: str
+    length: int
+    backwards: bool
+    body: Program
+    places: tuple[int, ...]
+    starts: tuple[Buffer, ...]
+    sequences: tuple[Buffer, ...]
+    captured: tuple[Buffer, ...]
+    finals: tuple[Buffer | None, ...]
+    given: tuple[Buffer, ...]
+    sources: tuple[str, ...] = ()
+
+    def reads(self) -> list[Buffer]:
+        """Return the buffers that the steps begin with, go along, or read."""
+        return list(dict.fromkeys((*self.starts, *self.sequences, *self.captured)))
+
+    def writes(self) -> list[Buffer]:
+        """Return the buffers of the results."""
+        return [*(one for one in self.finals if one is not None), *self.given]
+
+    def show(self) -> str:
+        """Print the loop with its body."""
+        source = f"  # {', '.join(self.sources)}" if self.sources else ""
+        times = f"{self.length - 1} … 0" if self.backwards else f"0 … {self.length - 1}"
+        carried, along = len(self.starts), len(self.starts) + len(self.sequences)
+        inside = [one.name for one in self.body.inputs]
+        outside = [one.name for one in (*self.starts, *self.sequences, *self.captured)]
+        outputs = [self.body.outputs[place][0].name for place in self.places]
+        finals = ["_" if one is None else one.name for one in self.finals]
+        lines = [f"loop {self.name}{source}", f"  for t = {times}:"]
+        lines += [f"    {a} = {b}, then {c}" for a, b, c in zip(inside, outside, outputs, strict=False)][:carried]
+        lines += [f"    {a} = {b}[t]" for a, b in zip(inside[carried:along], outside[carried:along], strict=True)]
+        lines += [f"    {a} = {b}" for a, b in zip(inside[along:], outside[along:], strict=True)]
+        lines += ["    " + line for step in self.body.steps for line in step.show().splitlines()]
+        lines += [f"    {b.name}[t] = {a}" for a, b in zip(outputs[carried:], self.given, strict=True)]
+        return "\n".join([*lines, *(f"  {b} = {a}" for a, b in zip(outputs, finals, strict=False) if b != "_")])
+
+
+Step: TypeAlias = Kernel | Contraction | Loop
 
 
 @dataclass(frozen=True, slots=True)

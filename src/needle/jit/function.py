@@ -293,6 +293,14 @@ def follow_call(
     Raises:
         TraceError: the function does something that a program cannot: it looks at values, or keeps traced Tensors.
     """
+    try:
+        return _follow_once(fn, args, kwargs, leaves, overwrite)
+    except tracing.NotOneLoop:
+        with tracing.loops_written_out():
+            return _follow_once(fn, args, kwargs, leaves, overwrite)
+
+
+def _follow_once(fn: Callable[..., Any], args: Any, kwargs: Any, leaves: list[Any], overwrite: bool) -> CompiledCall:
     recorder = Recorder(leaves)
     given = [*args, *kwargs.values()]
     before = BeforeTrace(fn, given)
@@ -314,6 +322,11 @@ def follow_call(
                 found = free_objects(fn, given, modules, recorder.called_code(), recorder.array_ids())
                 before.check_draws(found.functions)
                 program = CompiledCall(recorder, result, found.guards, mode, overwrite)
+                recorder.check_loops(program.graph)
+        except Exception as failure:
+            if recorder.loops:  # what a function makes of a loop may not be what it makes of the steps
+                raise tracing.NotOneLoop from failure
+            raise
         finally:
             recorder.undo_effects()
         del result

@@ -21,7 +21,7 @@ import numpy as np
 
 from needle import autograd, tracing
 from needle.autograd import Tensor, Value
-from needle.compiler import Node, TracedArray, input_node
+from needle.compiler import Graph, Node, TracedArray, input_node
 from needle.compiler.trace import user_frame
 from needle.jit.free_objects import is_users_code
 from needle.jit.side_effects import settings_of
@@ -182,6 +182,7 @@ class Recorder:
         self._arrays: dict[int, TracedArray] = {}
         self._scalars: dict[Hashable, Node] = {}
         self._number_guard_keys: set[Hashable] = set()
+        self.loops = 0  # how many have a number
         self._reads = 0
         self._called: set[CodeType] = set()
         self._outermost = sys._getframe(1).f_code
@@ -349,6 +350,43 @@ class Recorder:
             if id(one) not in self.modules:
                 self.modules[id(one)] = one
                 self.settings.append((one, settings_of(one)))
+
+    def new_loop(self) -> int:
+        """Return the number of a loop of the graph."""
+        self.loops += 1
+        return self.loops
+
+    @contextmanager
+    def same_each_time(self) -> Iterator[list[Check]]:
+        """Follow what is done in each step of a loop: nothing that the program does only once, or is told of once.
+
+        Gives the list of checks that the step asks for, filled at the end of the block.
+
+        Raises:
+            NotOneLoop: it draws random numbers, has effects, or replaces the data or the gradient of a Tensor.
+        """
+        before, checks, results = len(self.before), len(self.checks), len(self.results)
+        data, gradients = dict(self.data), dict(self.gradients)
+        found: list[Check] = []
+        yield found
+        found += self.checks[checks:]
+        del self.results[results:], self.checks[checks:]
+        read = {key: data.get(key, self.original.get(key)) for key in self.data}
+        is_written = any(self.data[key] is not one for key, one in read.items())
+        is_set = self.gradients.keys() != gradients.keys() or any(
+            self.gradients[k] is not gradients[k] for k in gradients
+        )
+        if is_written or is_set or before != len(self.before):
+            raise tracing.NotOneLoop
+
+    def check_loops(self, graph: Graph) -> None:
+        """Look for values of one step of a loop that have got out of it.
+
+        Raises:
+            NotOneLoop: there are some.
+        """
+        if self.loops and any(node.primitive == "input" and node not in graph.inputs for node in graph.nodes()):
+            raise tracing.NotOneLoop
 
     # ------------------------------------------------------------------- the end
 

@@ -1,0 +1,219 @@
+"""A loop as a kernel: a function that calls those of the loop's body, step after step, for a share of the lanes.
+
+What goes along sequences is found by the number of the step. What is carried on from step to step lies in two places
+in turns, or where it is given anyway. What a step needs only for itself lies in scratch memory of the lane, the same
+in each step. What only prepares what all steps read, such as weights that are packed, is done before the loop.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from needle.compiler.ir import SSA, Function
+from needle.compiler.lanes import lanes_of_loop
+from needle.compiler.loops import Buffer
+from needle.compiler.memory import plan_memory
+from needle.compiler.rebase import rebase
+from needle.compiler.render import RenderedKernel
+from needle.compiler.sharing import share_functions
+from needle.compiler.steps import Contraction, Loop, Step
+
+__all__ = ["RenderedLoop", "render_loop"]
+
+_ALIGNMENT = 64
+
+
+@dataclass(frozen=True, slots=True)
+class RenderedLoop:
+    """The phases of a loop: those that come before it, and the loop last; and the functions that it calls."""
+
+    phases: list[RenderedKernel]
+    functions: list[Function]
+
+
+def render_loop(loop: Loop, processors: int, render: Callable[[Step, bool], Sequence[RenderedKernel]]) -> RenderedLoop:
+    """Return the functions that compute a loop.
+
+    Args:
+        loop: the loop.
+        processors: into how many lanes it may be divided.
+        render: makes the functions of a step, the second argument says whether its right operand is packed once.
+    """
+    return _Renderer(loop, processors, render).rendered()
+
+
+@dataclass(slots=True)
+class _Scratch:
+    """Memory of a loop's own: pieces one behind another."""
+
+    size: int = 0
+
+    def take(self, size: int) -> int:
+        """Return where a new piece begins."""
+        begin = self.size
+        self.size += -(-size // _ALIGNMENT) * _ALIGNMENT
+        return begin
+
+
+@dataclass(slots=True)
+class _Step:
+    """What is known at a step of the loop, as it is written: the number of the step made, that of its elements."""
+
+    f: Function
+    made: SSA
+    element: SSA
+    known: dict[Buffer, SSA] = field(default_factory=dict)
+
+
+class _Renderer:
+    """Writes one loop."""
+
+    def __init__(self, loop: Loop, processors: int, render: Callable[[Step, bool], Sequence[RenderedKernel]]) -> None:
+        self.loop = loop
+        body, carried, along = loop.body, len(loop.starts), len(loop.starts) + len(loop.sequences)
+        self.carried = dict(zip(body.inputs[:carried], loop.starts, strict=True))
+        self.elements = dict(zip(body.inputs[carried:along], loop.sequences, strict=True))
+        self.captured = dict(zip(body.inputs[along:], loop.captured, strict=True))
+        self.outputs = [buffer for buffer, _ in body.outputs]
+        self.scratch = _Scratch()
+        self.before: list[RenderedKernel] = []
+        # Where an output lies: in what the steps give, or, where it is only carried, in one of two places of its own
+        # and at last in the result.
+        self.given = {self.outputs[loop.places[carried + n]]: one for n, one in enumerate(loop.given)}
+        self.turns: dict[Buffer, int] = {}
+        self.finals: dict[Buffer, Buffer] = {}
+        for place, final in zip(loop.places, loop.finals, strict=False):
+            output = self.outputs[place]
+            if final is not None:
+                self.finals[output] = final
+            if output not in self.given and output not in self.turns:
+                self.turns[output] = self.scratch.take(2 * self._bytes(output))
+        lanes = [self._phases(steps, render) for steps in lanes_of_loop(loop, processors)]
+        shared = iter(share_functions([phase for lane in lanes for phase in lane]))
+        self.lanes = [self._hoisted([next(shared) for _ in lane]) for lane in lanes]
+
+    @staticmethod
+    def _bytes(buffer: Buffer) -> int:
+        return -(-buffer.size * buffer.dtype.itemsize // _ALIGNMENT) * _ALIGNMENT
+
+    def _phases(
+        self, steps: Sequence[Step], render: Callable[[Step, bool], Sequence[RenderedKernel]]
+    ) -> list[RenderedKernel]:
+        """Return the phases of the steps of a lane."""
+        found: list[RenderedKernel] = []
+        for step in steps:
+            assert not isinstance(step, Loop), "a loop in a loop is written out"
+            rebased, begins = rebase(replace(step, name=f"in_{self.loop.name}_{step.name}"))
+            packs_once = isinstance(step, Contraction) and step.b.buffer in self.captured
+            found += [replace(phase, begins=begins) for phase in render(rebased, packs_once) if phase.parts > 0]
+        return found
+
+    def _hoisted(self, phases: Sequence[RenderedKernel]) -> list[RenderedKernel]:
+        """Take out the phases that only prepare what all steps read; they come before the loop."""
+        touched = {buffer for step in self.loop.body.steps for buffer in (*step.reads(), *step.writes())}
+        kept = []
+        for phase in phases:
+            read = phase.buffers[len(phase.writes) :]
+            is_same = bool(read) and all(one in self.captured for one in read) and touched.isdisjoint(phase.writes)
+            outside = [self.captured.get(one, one) for one in phase.buffers]
+            if is_same and len(set(outside)) == len(outside):
+                begins = {self.captured[one]: phase.begins[one] for one in read if one in phase.begins}
+                self.before.append(replace(phase, buffers=tuple(outside), begins=begins, step=self.loop.name))
+                self.captured.update({one: one for one in phase.writes})
+            else:
+                kept.append(phase)
+        return kept
+
+    # ---------------------------------------------------------------------------------------------- the function
+
+    def rendered(self) -> RenderedLoop:
+        """Return the loop's phases."""
+        offsets = [self._offsets(lane) for lane in self.lanes]
+        scratch = Buffer(f"scratch_{self.loop.name}", (max(self.scratch.size, 1),), np.dtype(np.uint8))
+        writes = dict.fromkeys([*self.loop.writes(), scratch])
+        packed = [buffer for phase in self.before for buffer in phase.writes]
+        buffers = tuple(dict.fromkeys([*writes, *self.loop.reads(), *packed]))
+        self.pointers = {buffer: f"%p{number}" for number, buffer in enumerate(buffers)}
+        self.memory = self.pointers[scratch]
+        parameters = [*(f"ptr {pointer}" for pointer in self.pointers.values()), "i64 %begin", "i64 %end"]
+        f = Function(f"loop_{self.loop.name}", parameters, "noinline nounwind #0")
+        for number, (lane, own) in enumerate(zip(self.lanes, offsets, strict=True)):
+            place = f.integer(number)
+            inside = f.binary(
+                "and", f.compare("sle", SSA("%begin", "i64"), place), f.compare("sgt", SSA("%end", "i64"), place)
+            )
+            with f.when(inside), f.loop(f.integer(0), f.integer(self.loop.length)) as made:
+                self._write_step(f, made, lane, own)
+        work = sum(phase.work for lane in self.lanes for phase in lane) * self.loop.length
+        count = len(self.lanes)
+        main = RenderedKernel(f, buffers, count, count > 1, len(writes), work=work, step=self.loop.name)
+        functions = list({phase.function.name: phase.function for lane in self.lanes for phase in lane}.values())
+        return RenderedLoop([*self.before, main], functions)
+
+    def _offsets(self, phases: Sequence[RenderedKernel]) -> dict[Buffer, int]:
+        """Return where in the scratch memory lies what the phases of a lane pass on to each other within a step."""
+        outside = {*self.carried, *self.elements, *self.captured, *self.outputs}
+        arena = plan_memory([[one for one in phase.buffers if one not in outside] for phase in phases])
+        begin = self.scratch.take(arena.size)
+        return {buffer: begin + offset for buffer, offset in arena.offsets.items()}
+
+    def _write_step(self, f: Function, made: SSA, phases: Sequence[RenderedKernel], own: dict[Buffer, int]) -> None:
+        """Write the calls of one step."""
+        last = f.integer(self.loop.length - 1)
+        step = _Step(f, made, f.binary("sub", last, made) if self.loop.backwards else made)
+        for phase in phases:
+            arguments = []
+            for buffer in phase.buffers:
+                if buffer not in step.known:
+                    step.known[buffer] = self._pointer(step, buffer, own)
+                begin = phase.begins.get(buffer, 0) * buffer.dtype.itemsize
+                pointer = step.known[buffer]
+                arguments.append(str(f.address(pointer.name, "i8", f.integer(begin)) if begin else pointer))
+            f.do(f"call void @{phase.function.name}({', '.join(arguments)}, i64 0, i64 {phase.parts})")
+
+    def _pointer(self, step: _Step, buffer: Buffer, own: dict[Buffer, int]) -> SSA:  # noqa: PLR0911  a line a kind
+        """Write what finds a buffer of the body."""
+        f = step.f
+        if buffer in self.captured:
+            return SSA(self.pointers[self.captured[buffer]], "ptr")
+        if buffer in self.elements:
+            return self._element(f, self.elements[buffer], buffer, step.element)
+        if buffer in self.carried:
+            return self._carried(step, buffer)
+        if buffer in self.given:
+            return self._element(f, self.given[buffer], buffer, step.element)
+        if buffer in self.turns:
+            place = self._turn(f, buffer, step.made)
+            if buffer not in self.finals:
+                return place
+            is_last = f.compare("eq", step.made, f.integer(self.loop.length - 1))
+            return f.select(is_last, SSA(self.pointers[self.finals[buffer]], "ptr"), place)
+        return f.address(self.memory, "i8", f.integer(own[buffer]))
+
+    def _carried(self, step: _Step, buffer: Buffer) -> SSA:
+        """Write what finds a value where the step before has left it; the first one finds what the loop begins with."""
+        f = step.f
+        number = list(self.carried).index(buffer)
+        output = self.outputs[self.loop.places[number]]
+        made = f.binary("sub", step.made, f.integer(1))
+        if output in self.given:
+            one = f.integer(1)
+            element = f.binary("add" if self.loop.backwards else "sub", step.element, one)
+            before = self._element(f, self.given[output], buffer, element)
+        else:
+            before = self._turn(f, output, made)
+        is_first = f.compare("eq", step.made, f.integer(0))
+        return f.select(is_first, SSA(self.pointers[self.carried[buffer]], "ptr"), before)
+
+    def _element(self, f: Function, sequence: Buffer, like: Buffer, element: SSA) -> SSA:
+        offset = f.binary("mul", element, f.integer(like.size * like.dtype.itemsize))
+        return f.emit("ptr", f"getelementptr i8, ptr {self.pointers[sequence]}, {offset}")
+
+    def _turn(self, f: Function, output: Buffer, made: SSA) -> SSA:
+        """Write what finds the place of an output that is only carried, which is another one in every second step."""
+        turn = f.binary("and", made, f.integer(1))
+        offset = f.binary("mul", turn, f.integer(self._bytes(output)))
+        return f.address(self.memory, "i8", f.binary("add", offset, f.integer(self.turns[output])))
