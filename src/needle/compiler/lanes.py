@@ -359,7 +359,8 @@ class _Slicer:
         """Return stages for these rows: they begin further on in buffers that lanes share, and at 0 in all others."""
 
         def moved(buffer: Buffer | None, place: Place) -> Place:
-            return self._moved(place, axis) if buffer is None or buffer in shared - self.own.keys() else place
+            is_whole = buffer is None or (buffer in shared and buffer not in self.own)
+            return self._moved(place, axis) if is_whole else place
 
         return with_buffers(with_places(stages, moved), instead)
 
