@@ -32,7 +32,7 @@ from needle.ops import make_tuple
 __all__ = ["loop_over"]
 
 # Fewer steps are written out: their compiler sees more of each, and a loop is not much quicker to plan.
-_FEWEST_STEPS = 100
+_FEWEST_STEPS = 16
 # What is found by so many operations from what is there anyway is not kept from the loop for its gradient.
 _CHEAP, _MOST_AGAIN = 1, 24
 

@@ -31,7 +31,7 @@ def scan(
     The gradient reaches `carry`, `xs` and Tensors that `step` uses from outside, such as weights. All states are kept
     for it; `ndl.scan(ndl.checkpoint(step), …)` keeps only what is carried, and computes each step again.
 
-    In a compiled function each length is a program of its own. A hundred steps and more are compiled as one loop: the
+    In a compiled function each length is a program of its own. Sixteen steps and more are compiled as one loop: the
     step is called two or three times then, not once for each element. Where it is not the same for each (it draws
     random numbers, counts, or writes to a Tensor), the steps are written out, and planned one by one.
 

@@ -484,9 +484,12 @@ def training(kind, dtype, wrap=lambda fn: fn, **options):
         (5, 3, {}),
         (4, 3, {"num_layers": 2, "dropout": 0.3, "bidirectional": True}),
         (5, 1, {"num_layers": 2, "batch_first": True, "bias": False}),
+        (3, 35, {"bidirectional": True}),
     ],
 )
-def test_a_compiled_training_step_is_the_eager_one(kind, steps, batch, options, dtype):
+@pytest.mark.parametrize("in_loops", [False, True])
+def test_a_compiled_training_step_is_the_eager_one(kind, steps, batch, options, dtype, in_loops, monkeypatch):
+    monkeypatch.setattr(ndl.ops.recurrence, "_FEWEST_STEPS", 1 if in_loops else 1000)
     directions = 1 + options.get("bidirectional", False)
     shape = (batch, steps) if options.get("batch_first") else (steps, batch)
     count = options.get("num_layers", 1) * directions
@@ -508,6 +511,7 @@ def test_a_compiled_training_step_is_the_eager_one(kind, steps, batch, options, 
             np.testing.assert_allclose(one.grad.numpy(), other.grad.numpy(), **tolerance)
             np.testing.assert_allclose(one.numpy(), other.numpy(), rtol=2e-3, atol=2e-4)
     assert compiled_step.cache_info().traces == 1
+    assert ("  for t = " in compiled_step.lower(x, y, start).show()) == in_loops
 
 
 def test_a_compiled_layer_sees_replaced_weights(kind):

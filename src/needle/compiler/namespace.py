@@ -16,8 +16,9 @@ from typing import Any
 import numpy as np
 
 from needle.compiler import trace
-from needle.compiler.graph import Node, constant_node, make_node
+from needle.compiler.graph import Node, constant_node, input_node, make_node
 from needle.compiler.primitives import UFUNC_OF
+from needle.compiler.repeat import OpenBody, results_of
 from needle.errors import AxisError, TraceError
 
 # The array API's names where NumPy's functions have another.
@@ -313,6 +314,23 @@ def stack(arrays: Sequence[Any], axis: int = 0) -> trace.TracedArray:
     if len({one.shape for one in arrays}) > 1:
         raise ValueError(f"shapes {[one.shape for one in arrays]} do not stack")
     return concat([expand_dims(one, axis) for one in arrays], axis)
+
+
+def repeat_step(step: Any, carried: Sequence[Any], sequences: Sequence[Any], backwards: bool = False) -> Any:
+    """Return what is carried after the last step, and what all steps give, stacked: a loop (see `repeat`).
+
+    `step` takes what is carried and an element of each sequence, and returns what is carried on and what it gives.
+    """
+    own, elements = ([trace.as_node(one) for one in side] for side in (carried, sequences))
+    inputs = [input_node(one.shape, one.dtype) for one in own]
+    inputs += [input_node(one.shape[1:], one.dtype) for one in elements]
+    on, given = step(*map(trace.TracedArray, inputs))
+    count = len(own)
+    body = OpenBody(
+        tuple(inputs[:count]), tuple(inputs[count:]), tuple(one.node for one in on), tuple(one.node for one in given)
+    )
+    results = results_of(body.node(own, elements, elements[0].shape[0], backwards))
+    return tuple(map(trace.TracedArray, results[:count])), tuple(map(trace.TracedArray, results[count:]))
 
 
 def pad(x: Any, widths: Sequence[tuple[int, int]], *, constant_values: float = 0) -> trace.TracedArray:

@@ -254,7 +254,7 @@ def _evaluate_iota(length: int, dtype: np.dtype[Any]) -> NDArray[Any]:
 
 
 def _infer_repeat(
-    *inputs: Operand, body: Any, length: int, carried: int, elements: int, backwards: bool, serial: int
+    *inputs: Operand, body: Any, length: int, carried: int, elements: int, backwards: bool, serial: int | None
 ) -> Kind:
     kinds = [(one.shape, one.dtype) for one in inputs]
     for number in range(carried, carried + elements):

@@ -8,7 +8,7 @@ step gives. `result(repeat; number)` is a carried value after the last step, or 
 new first axis at the places of their elements.
 
 A loop that is found to need more of each step, for its gradient, is made anew with more outputs. `serial` tells that
-two are the same loop; `with_one_form_each` leaves the one with most outputs.
+two are the same loop, None that there is no other; `with_one_form_each` leaves the one with most outputs.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class OpenBody:
     given: tuple[Node, ...]
 
     def node(
-        self, starts: Sequence[Node], sequences: Sequence[Node], length: int, backwards: bool, serial: int
+        self, starts: Sequence[Node], sequences: Sequence[Node], length: int, backwards: bool, serial: int | None = None
     ) -> Node:
         """Return the loop as a node."""
         own = (*self.carried, *self.elements)
@@ -154,13 +154,13 @@ def with_one_form_each(graph: Graph) -> Graph:
     """Return a graph in which each loop is there once, with all that is wanted of it."""
     best: dict[int, Node] = {}
     for node in graph.nodes():
-        if node.primitive == "repeat":
+        if node.primitive == "repeat" and node.params["serial"] is not None:
             other = best.setdefault(node.params["serial"], node)
             if len(node.params["body"].outputs) > len(other.params["body"].outputs):
                 best[node.params["serial"]] = node
     instead = {}
     for node in graph.nodes():
-        if node.primitive == "repeat" and best[node.params["serial"]] is not node:
+        if node.primitive == "repeat" and best.get(node.params["serial"], node) is not node:
             instead[node] = best[node.params["serial"]]
     return Graph(graph.inputs, _replaced(graph.outputs, instead))
 

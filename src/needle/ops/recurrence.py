@@ -23,6 +23,7 @@ from functools import reduce
 from operator import add as plus
 from typing import Any, ClassVar
 
+from needle import tracing
 from needle.autograd import Tensor, TensorTuple, TensorTupleOp
 from needle.device import Array, array_namespace
 from needle.ops.activation import relu, sigmoid
@@ -37,7 +38,11 @@ __all__ = ["GRURecurrence", "LSTMRecurrence", "RNNRecurrence", "Recurrence", "Re
 
 State = tuple[Tensor, ...]
 Arrays = tuple[Array, ...]
-Kept = tuple[Arrays, ...]
+Kept = tuple[Any, ...]
+Step = Callable[..., tuple[Arrays, Arrays]]
+
+# Compiled, so many steps and more are a loop; what is written out of fewer is planned soon enough.
+_FEWEST_STEPS = 16
 
 
 class Recurrence(TensorTupleOp):
@@ -108,6 +113,49 @@ class Recurrence(TensorTupleOp):
         """Return arrays, one for each step as `backwards` goes through them, along a new axis of time."""
         return array_namespace(steps[0]).stack(steps if self.reverse else steps[::-1])
 
+    def along(self, step: Step, x: Array, state: Arrays) -> tuple[Arrays, Kept]:
+        """Make a step (state…, xₜ) → (state, kept) for each time, in its order; return all states, and what is kept.
+
+        What is kept has an entry for each step made, and is for `back` only.
+        """
+        loop = _loop(x)
+        if loop is not None:
+
+            def giving(*inputs: Array) -> tuple[Arrays, Arrays]:
+                on, kept = step(*inputs)
+                return on, (*on, *kept)
+
+            given = loop(giving, state, (x,), self.reverse)[1]
+            return given[: self.num_states], given[self.num_states :]
+        steps, all_kept = [], []
+        for t in self.ordered(range(x.shape[0])):
+            state, kept = step(*state, x[t])
+            steps.append(state)
+            all_kept.append(kept)
+        return tuple(map(self.in_time, zip(*steps, strict=True))), tuple(all_kept)
+
+    def back(self, step: Step, sequences: Arrays, kept: Kept, carried: Arrays) -> tuple[Arrays, Arrays]:
+        """Make a step (carried…, elements…, kept…) → (carried, given) for each time, from the last one made on.
+
+        Returns what was carried last, and what all steps gave, in the order of time.
+        """
+        loop = _loop(sequences[0])
+        if loop is not None:
+            last, given = loop(step, carried, (*sequences, *kept), not self.reverse)
+            return last, given
+        steps = []
+        for t, one in zip(self.backwards(sequences[0].shape[0]), reversed(kept), strict=True):
+            carried, given = step(*carried, *(sequence[t] for sequence in sequences), *one)
+            steps.append(given)
+        return carried, tuple(map(self.made_backwards, zip(*steps, strict=True)))
+
+
+def _loop(sequence: Array) -> Any:
+    """Return what makes a compiled program's loop along a sequence; None where steps are made one by one."""
+    if sequence.shape[0] < _FEWEST_STEPS or not tracing.may_loop():
+        return None
+    return getattr(array_namespace(sequence), "repeat_step", None)
+
 
 class RecurrenceAdjoint(TensorTupleOp):
     """The adjoints of a recurrence's inputs, from those of its states and its inputs."""
@@ -160,24 +208,25 @@ class RNNRecurrence(Recurrence):
 
     def sweep(self, x: Array, w: Array, *rest: Array) -> tuple[Arrays, Kept]:
         xp = array_namespace(x)
-        (h,) = rest
-        steps = []
-        for t in self.ordered(range(x.shape[0])):
-            sums = x[t] + xp.matmul(h, w)
+
+        def step(h: Array, x: Array) -> tuple[Arrays, Arrays]:
+            sums = x + xp.matmul(h, w)
             h = xp.tanh(sums) if self.nonlinearity == "tanh" else xp.maximum(sums, xp.asarray(0, dtype=sums.dtype))
-            steps.append(h)
-        return (self.in_time(steps),), ()
+            return (h,), ()
+
+        return self.along(step, x, rest)
 
     def sweep_back(self, grads: Arrays, inputs: Arrays, states: Arrays, kept: Kept) -> Arrays:
         (g,), (x, w, h0), (h,) = grads, inputs, states
         xp = array_namespace(x)
         slopes = 1 - h * h if self.nonlinearity == "tanh" else xp.astype(h > 0, h.dtype)
-        transposed, carried = xp.matrix_transpose(w), xp.zeros_like(h0)
-        steps = []
-        for t in self.backwards(x.shape[0]):
-            steps.append((g[t] + carried) * slopes[t])
-            carried = xp.matmul(steps[-1], transposed)
-        sums_grad = self.made_backwards(steps)
+        transposed = xp.matrix_transpose(w)
+
+        def step(carried: Array, g: Array, slope: Array) -> tuple[Arrays, Arrays]:
+            d = (g + carried) * slope
+            return (xp.matmul(d, transposed),), (d,)
+
+        (carried,), (sums_grad,) = self.back(step, (g, slopes), kept, (xp.zeros_like(h0),))
         return sums_grad, _weight_gradient(self.before(h0, h), sums_grad), carried
 
 
@@ -198,39 +247,38 @@ class LSTMRecurrence(Recurrence):
 
     def sweep(self, x: Array, w: Array, *rest: Array) -> tuple[Arrays, Kept]:
         xp = array_namespace(x)
-        h, c = rest
+        h, _ = rest
         # σ(a) = tanh(a/2)/2 + 1/2, so that all four gates are one tanh.
         half, one = xp.full(h.shape[1:], 0.5, dtype=x.dtype), xp.ones(h.shape[1:], dtype=x.dtype)
         scale = xp.concat([half, half, one, half], axis=0)
         shift = 1 - scale
-        steps, kept = [], []
-        for t in self.ordered(range(x.shape[0])):
-            gates = xp.tanh((x[t] + xp.matmul(h, w)) * scale) * scale + shift
+
+        def step(h: Array, c: Array, x: Array) -> tuple[Arrays, Arrays]:
+            gates = xp.tanh((x + xp.matmul(h, w)) * scale) * scale + shift
             i, f, g, o = _parts(gates, 4)
             before, c = c, f * c + i * g
             tanh_c = xp.tanh(c)
-            h = o * tanh_c
-            steps.append((h, c))
-            kept.append((gates, before, tanh_c))
-        hs, cs = map(self.in_time, zip(*steps, strict=True))
-        return (hs, cs), tuple(kept)
+            return (o * tanh_c, c), (gates, before, tanh_c)
+
+        return self.along(step, x, rest)
 
     def sweep_back(self, grads: Arrays, inputs: Arrays, states: Arrays, kept: Kept) -> Arrays:
         (g_h, g_c), (x, w, h0, c0), (h, _) = grads, inputs, states
         xp = array_namespace(x)
-        transposed, carried_h, carried_c = xp.matrix_transpose(w), xp.zeros_like(h0), xp.zeros_like(c0)
-        steps = []
-        for t, (gates, before, tanh_c) in zip(self.backwards(x.shape[0]), reversed(kept), strict=True):
+        transposed = xp.matrix_transpose(w)
+
+        def step(*arrays: Array) -> tuple[Arrays, Arrays]:
+            carried_h, carried_c, g_h, g_c, gates, before, tanh_c = arrays
             i, f, g, o = _parts(gates, 4)
-            d_h = g_h[t] + carried_h
-            d_c = g_c[t] + carried_c + d_h * (o * (1 - tanh_c * tanh_c))
+            d_h = g_h + carried_h
+            d_c = g_c + carried_c + d_h * (o * (1 - tanh_c * tanh_c))
             # ∂c/∂s of the first three parts, and ∂h/∂s of the last.
             of_sums = (i * g * (1 - i), f * before * (1 - f), i * (1 - g * g), o * tanh_c * (1 - o))
-            steps.append(xp.concat([d * slope for d, slope in zip((d_c, d_c, d_c, d_h), of_sums, strict=True)], axis=1))
-            carried_h = xp.matmul(steps[-1], transposed)
-            carried_c = d_c * f
-        sums_grad = self.made_backwards(steps)
-        return sums_grad, _weight_gradient(self.before(h0, h), sums_grad), carried_h, carried_c
+            d = xp.concat([d * slope for d, slope in zip((d_c, d_c, d_c, d_h), of_sums, strict=True)], axis=1)
+            return (xp.matmul(d, transposed), d_c * f), (d,)
+
+        carried, (sums_grad,) = self.back(step, (g_h, g_c), kept, (xp.zeros_like(h0), xp.zeros_like(c0)))
+        return sums_grad, _weight_gradient(self.before(h0, h), sums_grad), *carried
 
 
 class GRURecurrence(Recurrence):
@@ -254,31 +302,31 @@ class GRURecurrence(Recurrence):
         xp = array_namespace(x)
         h, *biases = rest
         gated = 2 * h.shape[1]  # r and z; σ(a) = tanh(a/2)/2 + 1/2
-        steps, kept = [], []
-        for t in self.ordered(range(x.shape[0])):
+
+        def step(h: Array, x: Array) -> tuple[Arrays, Arrays]:
             u = reduce(plus, biases, xp.matmul(h, w))
-            gates = xp.tanh((x[t, :, :gated] + u[:, :gated]) * 0.5) * 0.5 + 0.5
+            gates = xp.tanh((x[:, :gated] + u[:, :gated]) * 0.5) * 0.5 + 0.5
             r, z = _parts(gates, 2)
             u_n = u[:, gated:]
-            n = xp.tanh(x[t, :, gated:] + r * u_n)
-            kept.append((gates, h, u_n, n))
-            h = n + z * (h - n)
-            steps.append(h)
-        return (self.in_time(steps),), tuple(kept)
+            n = xp.tanh(x[:, gated:] + r * u_n)
+            return (n + z * (h - n),), (gates, h, u_n, n)
+
+        return self.along(step, x, (h,))
 
     def sweep_back(self, grads: Arrays, inputs: Arrays, states: Arrays, kept: Kept) -> Arrays:
         (g,), (x, w, h0, *biases), (h,) = grads, inputs, states
         xp = array_namespace(x)
-        transposed, carried = xp.matrix_transpose(w), xp.zeros_like(h0)
-        steps = []
-        for t, (gates, before, u_n, n) in zip(self.backwards(x.shape[0]), reversed(kept), strict=True):
+        transposed = xp.matrix_transpose(w)
+
+        def step(*arrays: Array) -> tuple[Arrays, Arrays]:
+            carried, g, gates, before, u_n, n = arrays
             r, z = _parts(gates, 2)
-            d_h = g[t] + carried
+            d_h = g + carried
             d_n = d_h * ((1 - z) * (1 - n * n))  # of xₙ
             d_r, d_z = d_n * u_n * (r * (1 - r)), d_h * ((before - n) * z * (1 - z))
             d_u = xp.concat([d_r, d_z, d_n * r], axis=1)
-            carried = xp.matmul(d_u, transposed) + d_h * z
-            steps.append((d_u, xp.concat([d_r, d_z, d_n], axis=1)))
-        u_grad, x_grad = map(self.made_backwards, zip(*steps, strict=True))
+            return (xp.matmul(d_u, transposed) + d_h * z,), (d_u, xp.concat([d_r, d_z, d_n], axis=1))
+
+        (carried,), (u_grad, x_grad) = self.back(step, (g,), kept, (xp.zeros_like(h0),))
         bias_grads = [xp.sum(u_grad, axis=(0, 1)) for _ in biases]
         return x_grad, _weight_gradient(self.before(h0, h), u_grad), carried, *bias_grads
