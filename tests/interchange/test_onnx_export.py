@@ -104,6 +104,7 @@ LAYERS = {
     "RNN": (lambda: nn.RNN(3, 4, 2, nonlinearity="relu"), [(5, 2, 3)], 1),
     "LSTM": (lambda: nn.LSTM(3, 4, 2, bidirectional=True), [(5, 2, 3)], 1),
     "LSTM batch first": (lambda: nn.LSTM(3, 4, batch_first=True), [(2, 1, 3)], 0),
+    "LSTM long": (lambda: nn.LSTM(3, 4), [(20, 2, 3)], 1),
     "GRU": (lambda: nn.GRU(3, 4, bidirectional=True), [(5, 2, 3)], 1),
     "RNNCell": (lambda: nn.RNNCell(3, 4), [(2, 3), (2, 4)], 0),
     "LSTMCell": (lambda: nn.LSTMCell(3, 4), [(2, 3)], 0),

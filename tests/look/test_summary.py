@@ -32,6 +32,11 @@ def test_figures_of_linear_layers_add_up():
     assert summary.activations == sum(row.activations for row in summary.rows)
 
 
+def test_operations_of_a_recurrent_layer_grow_with_its_length():
+    short, longer, longest = (ndl.summary(nn.LSTM(3, 4), (length, 2, 3)).flops for length in (10, 20, 40))
+    assert longest - longer == 2 * (longer - short) > 0
+
+
 @pytest.mark.parametrize(
     ("layer", "shape", "flops"),
     [

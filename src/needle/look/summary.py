@@ -26,6 +26,7 @@ from needle.errors import DTypeError
 from needle.jit.arguments import flatten
 from needle.jit.recorder import HostArray, Recorder, watching
 from needle.nn import Module, Parameter
+from needle.tracing import loops_written_out
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -185,7 +186,7 @@ def summary(model: Module, *inputs: Any, dtype: DTypeLike = "float32") -> Summar
     draws = random.get_state()
     error: Exception | None = None
     try:
-        with watching(recorder), ExitStack() as hooks:
+        with watching(recorder), loops_written_out(), ExitStack() as hooks:
             call.hook(hooks)
             model(*(_stand_in(recorder, one, as_dtype(dtype)) for one in inputs))
     except Exception as failure:  # whatever the model raises belongs under its table

@@ -31,6 +31,7 @@ from needle.onnx.primitives import POOLINGS, WHOLE, PrimitiveWriter
 from needle.onnx.writer import Writer, onnx_package
 from needle.ops.convolution import Conv, ConvTranspose, Windows
 from needle.ops.pooling import Pooling
+from needle.tracing import loops_written_out
 
 __all__ = ["export"]
 
@@ -149,7 +150,7 @@ def _followed(function: Callable[..., Any], arguments: list[Any]) -> _Program:
     """Follow the function, and check that it only computes."""
     plain = function.fn if isinstance(function, JitFunction) else function
     leaves = flatten(arguments)
-    with no_grad():
+    with no_grad(), loops_written_out():
         call = follow_call(plain, tuple(arguments), {}, leaves)
     remedy = "put the model into evaluation mode: model.eval()"
     if any(isinstance(one, Draw) for one in call.recorder.before):
