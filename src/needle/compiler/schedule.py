@@ -9,7 +9,7 @@ and an optimizer's update of a parameter one loop.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -239,9 +239,10 @@ class _Scheduler:
             candidates.sort(key=lambda number: -sum(one.size for one in needed & self.steps[number].known))
         for number in candidates:
             draft = self.steps[number]
-            if draft.reduced and shape == draft.shape and not _is_worth_a_loop(needed & draft.known, shape):
+            # Writing a stage down takes long: what speaks against it at first sight comes first.
+            if draft.alone or not _fits(node, shape, reduced, draft) or not self._may_run_in(number, needed):
                 continue
-            if draft.alone or not _fits(node, shape, reduced, draft):
+            if draft.reduced and shape == draft.shape and not _is_worth_a_loop(needed & draft.known, shape):
                 continue
             before = draft.reduced
             draft.reduced = reduced or draft.reduced
@@ -252,7 +253,7 @@ class _Scheduler:
                 continue
             read = buffers_read(stage)
             left_alone = draft.contraction is not None and self._replaces_an_input(node, read)
-            if not left_alone and not draft.known.isdisjoint(read) and self._may_run_in(number, read):
+            if not left_alone and not draft.known.isdisjoint(read):
                 self._fill(draft, node, stage, place, number)
                 return True
             draft.reduced = before
@@ -283,7 +284,7 @@ class _Scheduler:
         old = (self.buffers[one] for one in self.graph.inputs if (one.shape, one.dtype) == (node.shape, node.dtype))
         return not set(read).isdisjoint(old)
 
-    def _may_run_in(self, number: int, read: Sequence[Buffer]) -> bool:
+    def _may_run_in(self, number: int, read: Iterable[Buffer]) -> bool:
         """Tell whether nothing that a stage reads has to wait for the kernel itself."""
         for buffer in read:
             before = self.step_of.get(buffer)
