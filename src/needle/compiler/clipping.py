@@ -35,7 +35,7 @@ from needle.compiler.loops import (
 )
 from needle.compiler.operand import Clip, Operand, Walk, refine
 from needle.compiler.overhang import bordered_store
-from needle.compiler.steps import Contraction, Program, Step
+from needle.compiler.steps import Contraction, Loop, Program, Step
 from needle.compiler.tiling import least_cycles
 
 __all__ = ["without_products_of_zeros"]
@@ -155,8 +155,11 @@ def _image(step: Step) -> _Image | None:
 
 def _without_borders(step: Step, images: Mapping[Buffer, _Image]) -> Step:
     """Return a step that reads and writes images without their borders."""
-    if images.keys().isdisjoint([*step.reads(), *step.writes()]):
+    touched = [buffer for buffer in (*step.reads(), *step.writes()) if buffer in images]
+    if not touched:
         return step
+    if isinstance(step, Loop):  # its body knows of the image as it is
+        raise _NeedsBorder(touched[0])
     if isinstance(step, Contraction):
         epilogue = _moved_stages(step.epilogue, step.out.shape, images)
         return _contraction(replace(step, epilogue=epilogue), images)
