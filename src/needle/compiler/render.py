@@ -335,7 +335,8 @@ class _Renderer:
         better = "greater" if stage.function == "argmax" else "less"
         wins = emit_call(self.f, better, [value, best], [dtype, dtype], np.dtype(bool))
         if dtype.kind not in "iub":
-            first_nan = self.f.binary("and", self.f.compare("uno", value, value), self.f.compare("ord", best, best))
+            nan, already = (emit_call(self.f, "isnan", [one], [dtype], np.dtype(bool)) for one in (value, best))
+            first_nan = self.f.binary("and", nan, self.f.binary("xor", already, SSA("true", "i1")))
             wins = self.f.binary("or", wins, first_nan)
         self.f.store(self.f.select(wins, value, best), slot[0], 1)
         if self.kernel.reduced:  # an axis of one element is gone by now, and 0 is the place in it

@@ -19,6 +19,7 @@ from needle.compiler.lanes import is_worth_a_loop
 from needle.compiler.layout import sink_permutations
 from needle.compiler.narrow import narrow_products
 from needle.compiler.overhang import without_borders
+from needle.compiler.places import find_places_by_value
 from needle.compiler.program import Module, render_program
 from needle.compiler.repeat import has_loops, unrolled, with_bodies, with_one_form_each, without_unused_results
 from needle.compiler.results import keep_one_form
@@ -58,8 +59,8 @@ def _simplified(graph: Graph) -> Graph:
     """Return a graph as small as the passes make it."""
     graph = simplify(permute_parts(simplify(sink_permutations(join_pads(simplify(graph))))))
     narrowed = narrow_products(graph)
-    graph = reduce_rows_first(graph if narrowed is graph else simplify(narrowed))
-    return round_products(keep_one_form(simplify(find_moments_in_blocks(graph, host()))))
+    graph = find_places_by_value(graph if narrowed is graph else simplify(narrowed))
+    return round_products(keep_one_form(simplify(find_moments_in_blocks(reduce_rows_first(graph), host()))))
 
 
 def _with_loops(graph: Graph) -> Graph:
