@@ -181,12 +181,6 @@ define internal void @post(ptr %board, ptr %function, ptr %arrays, ptr %arena, i
 define void @run(ptr %board, ptr %function, ptr %arrays, ptr %arena, i64 %threads, i64 %patience) nounwind {{
 entry:
   %p7 = getelementptr i8, ptr %board, i64 448
-  %alone = icmp eq i64 %threads, 1
-  br i1 %alone, label %one, label %several
-one:
-  call void %function(ptr %arrays, ptr %arena, i64 0, i64 1)
-  ret void
-several:
   call void @note_caller(ptr %board)
   call void @post(ptr %board, ptr %function, ptr %arrays, ptr %arena, i64 %threads)
   %p1 = getelementptr i8, ptr %board, i64 64

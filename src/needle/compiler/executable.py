@@ -14,7 +14,7 @@ from needle.compiler.cache import cached_object, object_name, read_entry
 from needle.compiler.graph import Graph
 from needle.compiler.native import compile_modules, load_modules
 from needle.compiler.plan import Plan, plan_name, read_plan, write_plan
-from needle.compiler.runtime import run_program
+from needle.compiler.runtime import function_at, run_program
 
 if TYPE_CHECKING:
     from needle.compiler.program import Module
@@ -43,6 +43,7 @@ class Executable:
         self._may_overwrite = dict(may_overwrite or {})
         self._plan, code = self._from_disk() or self._compiled()
         self._address, self._code = load_modules(code, "program")
+        self._alone = function_at(self._address)
         self._constants = self._plan.constants
         self._arenas: list[Memory] = []
         self.overwrites = self._plan.overwrites
@@ -140,7 +141,9 @@ class Executable:
         try:
             if self._plan.parallel:
                 arena.control.fill(0)
-            run_program(self._address, addresses, arena.address, self._plan.parallel, self._plan.is_long)
+                run_program(self._address, addresses, arena.address, self._plan.is_long)
+            else:
+                self._alone(addresses, arena.address, 0, 1)
         finally:
             self._arenas.append(arena)
 

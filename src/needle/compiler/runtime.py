@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import os
 import threading
+from collections.abc import Callable
 from contextlib import suppress
 
 import numpy as np
@@ -17,7 +18,7 @@ import numpy as np
 from needle.compiler import board
 from needle.compiler.thread_count import get_num_threads
 
-__all__ = ["run_program"]
+__all__ = ["function_at", "run_program"]
 
 
 # Nanoseconds since the last program within which one that is short wakes workers: more of them will follow.
@@ -83,19 +84,29 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_start_over)
 
 
-def run_program(function: int, arrays: int, arena: int, parallel: bool, is_long: bool) -> None:
-    """Run a compiled program at address `function`; alone where the pool is busy with another thread's program.
+def run_program(function: int, arrays: int, arena: int, is_long: bool) -> None:
+    """Run a compiled program that several threads share; alone where the pool is busy with another thread's program.
 
     Args:
         function, arrays, arena: addresses: of the program, of the list of its arrays' addresses, of its memory.
-        parallel: whether a second thread has anything to do.
-        is_long: whether it has even if it has to be woken first.
+        is_long: whether a second thread has anything to do even if it has to be woken first.
     """
-    threads = get_num_threads() if parallel else 1
+    threads = get_num_threads()
     if threads > 1 and _pool.lock.acquire(blocking=False):
         try:
             _pool.run(function, arrays, arena, threads, is_long)
         finally:
             _pool.lock.release()
         return
-    board.run(_pool.address, function, arrays, arena, 1, patience=0)
+    function_at(function)(arrays, arena, 0, 1)
+
+
+def function_at(address: int) -> Callable[[int, int, int, int], None]:
+    """Return a program as a function of its arrays, its memory, a thread's number and how many threads there are.
+
+    A call lets go of Python's lock.
+    """
+    return _PROGRAM(address)
+
+
+_PROGRAM = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64)
