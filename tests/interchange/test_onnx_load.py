@@ -329,8 +329,8 @@ def test_operators_that_are_not_there_are_listed():
     model = model_of("Det", [f(2, 2)])
     with pytest.raises(CheckpointError, match="operators that Needle has not: Det"):
         ndl.onnx.load(model)
-    loaded = ndl.onnx.load(model_of("Pad", [f(2)], [i(1, 1)], mode="reflect"))
-    with pytest.raises(CheckpointError, match="Pad with mode reflect"):
+    loaded = ndl.onnx.load(model_of("Pad", [f(2)], [i(-1, 1)]))
+    with pytest.raises(CheckpointError, match="Pad with negative pads"):
         loaded(ndl.Tensor(f(2)))
 
 
