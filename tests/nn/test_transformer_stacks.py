@@ -113,6 +113,26 @@ def test_caches_give_what_the_whole_sequence_gives(kind):
     np.testing.assert_allclose(np.concatenate(parts, axis=1), whole, rtol=1e-9)
 
 
+def test_a_context_is_projected_once_for_all_positions():
+    model, x, context = nn.TransformerDecoder(2, 8, 2, dtype="float64"), rows(2, 7, 8), rows(2, 3, 8)
+    seen = []
+    for layer in model.layers:
+        layer.cross_attention.key_value.register_forward_hook(lambda module, args, result: seen.append(args[0]))
+    caches = model.new_caches()
+    for part in (x[:, :4], x[:, 4:5], x[:, 5:]):
+        model(part, context, causal=True, caches=caches)
+    assert [one is context for one in seen] == [True, True]
+
+
+def test_another_context_is_not_answered_from_a_cache():
+    layer, x = nn.TransformerDecoderLayer(8, 2, dtype="float64"), rows(2, 1, 8)
+    first, second = rows(2, 3, 8), rows(2, 3, 8, seed=1)
+    cache = nn.KeyValueCache()
+    layer(x, first, cache=cache)
+    cache.keys = cache.values = None
+    np.testing.assert_array_equal(layer(x, second, cache=cache).numpy(), layer(x, second).numpy())
+
+
 def test_padding_is_no_part_of_the_result_compiled_too():
     model = nn.TransformerEncoder(2, 8, 2, norm_first=True, dtype="float64")
     optimizer = optim.SGD(model.parameters(), lr=0.1)

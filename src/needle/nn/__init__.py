@@ -74,7 +74,13 @@ from needle.nn.regularization import l1_penalty, l2_penalty
 from needle.nn.resizing import Upsample
 from needle.nn.state import UnmatchedNames
 from needle.nn.transformer import Transformer, TransformerLayer
-from needle.nn.transformer_layers import Attention, KeyValueCache, TransformerDecoderLayer, TransformerEncoderLayer
+from needle.nn.transformer_layers import (
+    Attention,
+    ContextCache,
+    KeyValueCache,
+    TransformerDecoderLayer,
+    TransformerEncoderLayer,
+)
 from needle.nn.transformer_stacks import TransformerDecoder, TransformerEncoder
 
 __all__ = [
@@ -101,6 +107,7 @@ __all__ = [
     "BatchNorm2d",
     "BatchNorm3d",
     "Buffer",
+    "ContextCache",
     "Conv",
     "Conv1d",
     "Conv2d",

@@ -29,7 +29,7 @@ from needle.ops import (
     where,
 )
 
-__all__ = ["Attention", "KeyValueCache", "TransformerDecoderLayer", "TransformerEncoderLayer"]
+__all__ = ["Attention", "ContextCache", "KeyValueCache", "TransformerDecoderLayer", "TransformerEncoderLayer"]
 
 Activation = str | Callable[[Tensor], Tensor]
 
@@ -41,6 +41,20 @@ def dropout_layer(p: float) -> Module:
     return Dropout(p) if p else Identity()
 
 
+class ContextCache:
+    """The keys and values of a context: computed once, for all positions that attend to it."""
+
+    def __init__(self) -> None:
+        self.context: Tensor | None = None
+        self.known: tuple[Tensor, Tensor] | None = None
+
+    def of(self, context: Tensor, project: Callable[[Tensor], tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+        """Return what `project` makes of a context; of the one that was there before, what it made then."""
+        if self.known is None or context is not self.context:
+            self.context, self.known = context, project(context)
+        return self.known
+
+
 class KeyValueCache:
     """The keys and values of all positions so far, so that generating one more computes only its own.
 
@@ -48,11 +62,13 @@ class KeyValueCache:
 
     Attributes:
         keys, values: (B, H, S, D), None before the first positions came.
+        context: a decoder layer's keys and values of the other sequence, which is the same Tensor for all positions.
     """
 
     def __init__(self) -> None:
         self.keys: Tensor | None = None
         self.values: Tensor | None = None
+        self.context = ContextCache()
 
     @property
     def length(self) -> int:
@@ -81,6 +97,7 @@ class Attention(Module):
         mask: broadcasts to (B, num_heads, T, S), so that (T, S) is for all alike, and (num_heads, T, S) for each head.
             Booleans, true where a position may be seen, or numbers that are added to the logits.
         key_mask: (B, S), booleans, true where there is something to see and not padding.
+        cache: what was seen before, to which x is appended; context_cache: what was made of the same context before.
         result: (B, T, num_features); 0 before the last projection where a position sees nothing.
 
     Args:
@@ -141,12 +158,15 @@ class Attention(Module):
         key_mask: Tensor | None = None,
         causal: bool = False,
         cache: KeyValueCache | None = None,
+        context_cache: ContextCache | None = None,
     ) -> Tensor:
         """Return what each position of x gathers from the context, and from the positions that a cache knows."""
         if x.ndim != 3:
             raise ShapeError(f"Attention: x is (B, T, features), got shape {x.shape}")
         q = split_heads(self.query(x), self.num_heads)
-        k, v = self._keys_and_values(x if context is None else context)
+        source = x if context is None else context
+        project = self._keys_and_values
+        k, v = project(source) if context_cache is None else context_cache.of(source, project)
         start = 0 if cache is None else cache.length
         if self.rotary is not None:
             q, k = self.rotary(q, start), self.rotary(k, start)
@@ -323,5 +343,6 @@ class TransformerDecoderLayer(TransformerEncoderLayer):
         options: dict[str, Any] = {"mask": mask, "key_mask": key_mask, "causal": causal, "cache": cache}
         x = self._block(x, self.attention_norm, lambda x: self.attention(x, **options))
         other: dict[str, Any] = {"context": context, "mask": context_mask, "key_mask": context_key_mask}
+        other["context_cache"] = None if cache is None else cache.context
         x = self._block(x, self.cross_attention_norm, lambda x: self.cross_attention(x, **other))
         return self._block(x, self.feed_forward_norm, self.feed_forward)
