@@ -114,7 +114,7 @@ def test_a_failed_call_leaves_all_state_as_it_was(name, point, warm, monkeypatch
         if point == "compile":
             patch.setattr(stages, "schedule", stop)
         if point == "run":
-            patch.setattr(executable, "run_program", stop)
+            patch.setattr(executable.Executable, "run_at", stop)
         step(*batch(size, 9 if point == "label" else 2))
     failing.point = ""
     failing.kept.clear()
@@ -153,7 +153,7 @@ def test_a_check_that_fails_takes_back_the_moments_too(monkeypatch):
     step = ndl.jit(check=1)(training.step)
     before = training.state()
     with monkeypatch.context() as patch, pytest.raises(StopError):
-        patch.setattr(executable, "run_program", stop)
+        patch.setattr(executable.Executable, "run_at", stop)
         step(*batch())
     assert training.state() == before
     assert step(*batch()).shape == ()
