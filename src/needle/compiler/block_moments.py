@@ -145,9 +145,7 @@ class _Rewriter:
         return Graph(self.old.inputs, tuple(self.new[node] for node in self.old.outputs))
 
     def _as_it_was(self, node: Node) -> Node:
-        inputs = tuple(self.new[one] for one in node.inputs)
-        same = inputs == node.inputs
-        return node if same else Node(node.primitive, inputs, node.params, node.shape, node.dtype, node.source)
+        return node.with_inputs(tuple(self.new[one] for one in node.inputs))
 
     def _sum(self, node: Node) -> Node | None:
         """Return what adds up the sums of a sum's blocks, None where it stays."""

@@ -9,9 +9,9 @@ from __future__ import annotations
 import ctypes
 import os
 import threading
-import time
 
 from needle.compiler.cache import cached_object
+from needle.compiler.clock_code import clock_code
 from needle.compiler.host import host
 from needle.compiler.native import compile_object, load_object
 
@@ -49,7 +49,7 @@ class _ThreadsCode:
 
     def __init__(self) -> None:
         moving = _MOVING_TEXT if hasattr(os, "sched_setaffinity") else _STAYING_TEXT
-        text = _THREADS_TEXT.format(pause=host().pause, spins=_SPINS_BEFORE_SLEEP, clock=time.CLOCK_MONOTONIC) + moving
+        text = _THREADS_TEXT.format(pause=host().pause, spins=_SPINS_BEFORE_SLEEP) + moving + clock_code()
         run_address, engine = load_object(cached_object(text, compile_object), "run")
         pointer, word = ctypes.c_void_p, ctypes.c_int64
         self.run = ctypes.CFUNCTYPE(None, pointer, pointer, pointer, pointer, word, word)(run_address)
@@ -95,18 +95,6 @@ declare i32 @pthread_mutex_unlock(ptr)
 declare i32 @pthread_cond_init(ptr, ptr)
 declare i32 @pthread_cond_wait(ptr, ptr)
 declare i32 @pthread_cond_broadcast(ptr)
-declare i32 @clock_gettime(i32, ptr)
-
-define internal i64 @now() nounwind {{
-  %time = alloca [2 x i64], align 8
-  %ignored = call i32 @clock_gettime(i32 {clock}, ptr %time)
-  %more = getelementptr i64, ptr %time, i64 1
-  %seconds = load i64, ptr %time, align 8
-  %rest = load i64, ptr %more, align 8
-  %scaled = mul i64 %seconds, 1000000000
-  %now = add i64 %scaled, %rest
-  ret i64 %now
-}}
 
 define void @prepare(ptr %board) nounwind {{
   %mutex = getelementptr i8, ptr %board, i64 512

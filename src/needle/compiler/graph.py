@@ -7,7 +7,7 @@ node again from its primitive's own rule.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
@@ -46,6 +46,12 @@ class Node:
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
     source: Source | None = None
+
+    def with_inputs(self, inputs: tuple[Node, ...]) -> Node:
+        """Return the node of other inputs of the same kinds; itself where they are its own."""
+        if inputs == self.inputs:
+            return self
+        return Node(self.primitive, inputs, self.params, self.shape, self.dtype, self.source)
 
     def __str__(self) -> str:
         return f"{self.dtype}[{', '.join(map(str, self.shape))}]"
@@ -88,6 +94,14 @@ class Graph:
                 stack.append((node, True))
                 stack.extend((one, False) for one in reversed(node.inputs))
         return order
+
+    def rewritten(self, change: Callable[[Node, tuple[Node, ...]], Node]) -> Graph:
+        """Return a graph of what `change` makes of each node, given what it has made of the node's inputs."""
+        new: dict[Node, Node] = {node: node for node in self.inputs}
+        for node in self.nodes():
+            if node.primitive != "input":
+                new[node] = change(node, tuple(new[one] for one in node.inputs))
+        return Graph(self.inputs, tuple(new[node] for node in self.outputs))
 
     def show(self) -> str:
         """Return the graph as text: a line a node, with what it reads, what it gives and where it came from.

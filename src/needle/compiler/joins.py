@@ -55,12 +55,7 @@ def _uses(graph: Graph) -> Counter[Node]:
 
 
 def _rebuilt(node: Node, new: dict[Node, Node]) -> Node:
-    inputs = tuple(new[one] for one in node.inputs)
-    return (
-        node
-        if inputs == node.inputs
-        else Node(node.primitive, inputs, node.params, node.shape, node.dtype, node.source)
-    )
+    return node.with_inputs(tuple(new[one] for one in node.inputs))
 
 
 def _padded_parts(node: Node, uses: Counter[Node]) -> list[Node]:

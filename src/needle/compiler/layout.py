@@ -27,15 +27,12 @@ def sink_permutations(graph: Graph) -> Graph:
 
     Reductions may add up in another order of axes; all else gives the same bits.
     """
-    new: dict[Node, Node] = {node: node for node in graph.inputs}
-    for node in graph.nodes():
-        if node.primitive == "input":
-            continue
-        inputs = tuple(new[one] for one in node.inputs)
+
+    def sunk(node: Node, inputs: tuple[Node, ...]) -> Node:
         rule = _RULES.get(node.primitive)
-        sunk = rule(node, inputs) if rule is not None else None
-        new[node] = sunk or Node(node.primitive, inputs, node.params, node.shape, node.dtype, node.source)
-    return Graph(graph.inputs, tuple(new[node] for node in graph.outputs))
+        return (rule(node, inputs) if rule is not None else None) or node.with_inputs(inputs)
+
+    return graph.rewritten(sunk)
 
 
 def permuted(node: Node, axes: _Axes) -> Node:

@@ -338,6 +338,18 @@ def buffers_and_places(stage: Stage) -> Iterator[tuple[Buffer | None, Place]]:
 
 def with_places(stages: Sequence[_S], change: Callable[[Buffer | None, Place], Place]) -> tuple[_S, ...]:
     """Return stages with each place changed, given the buffer that it is in (None for those that are values)."""
+    return _rewritten(stages, {}, change)
+
+
+def with_buffers(stages: Sequence[_S], instead: Mapping[Buffer, Buffer]) -> tuple[_S, ...]:
+    """Return stages with other buffers in the place of some."""
+    return _rewritten(stages, instead, lambda _, place: place)
+
+
+def _rewritten(
+    stages: Sequence[_S], instead: Mapping[Buffer, Buffer], change: Callable[[Buffer | None, Place], Place]
+) -> tuple[_S, ...]:
+    """Return stages with other buffers and places; `change` is given the buffers that there were."""
     memo: dict[int, Value] = {}
 
     def value(old: Value) -> Value:
@@ -355,37 +367,13 @@ def with_places(stages: Sequence[_S], change: Callable[[Buffer | None, Place], P
         if isinstance(old, Within):
             bounds = tuple((change(None, place), length) for place, length in old.bounds)
             return replace(old, value=value(old.value), bounds=bounds)
-        moved = replace(old, place=change(old.buffer, old.place))
+        moved = replace(old, buffer=instead.get(old.buffer, old.buffer), place=change(old.buffer, old.place))
         return replace(moved, index=value(moved.index)) if isinstance(moved, Gather) else moved
 
     def stage(old: _S) -> _S:
-        moved = replace(old, place=change(old.buffer, old.place), value=value(old.value))
+        buffer, place = instead.get(old.buffer, old.buffer), change(old.buffer, old.place)
+        moved = replace(old, buffer=buffer, place=place, value=value(old.value))
         return replace(moved, index=value(moved.index)) if isinstance(moved, Scatter) else moved
-
-    return tuple(map(stage, stages))
-
-
-def with_buffers(stages: Sequence[_S], instead: Mapping[Buffer, Buffer]) -> tuple[_S, ...]:
-    """Return stages with other buffers in the place of some."""
-    memo: dict[int, Value] = {}
-
-    def value(old: Value) -> Value:
-        if id(old) not in memo:
-            memo[id(old)] = changed(old)
-        return memo[id(old)]
-
-    def changed(old: Value) -> Value:
-        if isinstance(old, Call):
-            return Call(old.function, tuple(map(value, old.arguments)), old.dtype)
-        if isinstance(old, Gather):
-            return replace(old, buffer=instead.get(old.buffer, old.buffer), index=value(old.index))
-        if isinstance(old, Within):
-            return replace(old, value=value(old.value))
-        return replace(old, buffer=instead[old.buffer]) if isinstance(old, Load) and old.buffer in instead else old
-
-    def stage(old: _S) -> _S:
-        new = replace(old, buffer=instead.get(old.buffer, old.buffer), value=value(old.value))
-        return replace(new, index=value(new.index)) if isinstance(new, Scatter) else new
 
     return tuple(map(stage, stages))
 

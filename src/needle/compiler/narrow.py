@@ -26,13 +26,7 @@ def narrow_products(graph: Graph) -> Graph:
     """
     if not any(is_narrow(node.dtype) for node in graph.nodes()):
         return graph
-    new: dict[Node, Node] = {node: node for node in graph.inputs}
-    for node in graph.nodes():
-        if node.primitive == "input":
-            continue
-        inputs = tuple(new[one] for one in node.inputs)
-        new[node] = _rebuilt(node, inputs)
-    return Graph(graph.inputs, tuple(new[node] for node in graph.outputs))
+    return graph.rewritten(_rebuilt)
 
 
 def _rebuilt(node: Node, inputs: tuple[Node, ...]) -> Node:
@@ -46,7 +40,7 @@ def _rebuilt(node: Node, inputs: tuple[Node, ...]) -> Node:
     a, b = narrow if node.primitive == "matmul" else (None, None)
     if a is not None and b is not None and a.dtype == b.dtype and a.shape[-1]:
         return make_node("widening_matmul", (a, b), node.source)
-    return Node(node.primitive, inputs, node.params, node.shape, node.dtype, node.source)
+    return node.with_inputs(inputs)
 
 
 def _before_cast(node: Node) -> Node | None:

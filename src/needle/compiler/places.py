@@ -18,16 +18,13 @@ _SHORTEST = 16
 
 def find_places_by_value(graph: Graph) -> Graph:
     """Return a graph in which argmax and argmin over long axes are two reductions each, of the same results."""
-    new: dict[Node, Node] = {node: node for node in graph.inputs}
-    for node in graph.nodes():
-        if node.primitive == "input":
-            continue
-        inputs = tuple(new[one] for one in node.inputs)
-        same = inputs == node.inputs
-        rebuilt = node if same else Node(node.primitive, inputs, node.params, node.shape, node.dtype, node.source)
+
+    def found(node: Node, inputs: tuple[Node, ...]) -> Node:
+        rebuilt = node.with_inputs(inputs)
         is_long = node.primitive in _EXTREMA and _SHORTEST <= inputs[0].shape[node.params["axis"]] < 2**31
-        new[node] = _in_two(rebuilt) if is_long else rebuilt
-    return Graph(graph.inputs, tuple(new[node] for node in graph.outputs))
+        return _in_two(rebuilt) if is_long else rebuilt
+
+    return graph.rewritten(found)
 
 
 def _in_two(node: Node) -> Node:

@@ -138,9 +138,7 @@ def with_inputs(outputs: Sequence[Node], instead: Mapping[Node, Node]) -> tuple[
         if node in new:
             continue
         if is_ready:
-            inputs = tuple(new[one] for one in node.inputs)
-            same = inputs == node.inputs
-            new[node] = node if same else Node(node.primitive, inputs, node.params, node.shape, node.dtype, node.source)
+            new[node] = node.with_inputs(tuple(new[one] for one in node.inputs))
         else:
             pending.append((node, True))
             pending += [(one, False) for one in reversed(node.inputs) if one not in new]
@@ -177,9 +175,7 @@ def _replaced(outputs: Sequence[Node], instead: Mapping[Node, Node]) -> tuple[No
         while now in instead:
             now = instead[now]
         if is_ready:
-            inputs = tuple(new[one] for one in now.inputs)
-            same = inputs == now.inputs
-            new[node] = now if same else Node(now.primitive, inputs, now.params, now.shape, now.dtype, now.source)
+            new[node] = now.with_inputs(tuple(new[one] for one in now.inputs))
             new.setdefault(now, new[node])
         else:
             pending.append((node, True))
@@ -306,8 +302,7 @@ def unrolled(graph: Graph, chosen: Collection[Node]) -> Graph:
         elif node.primitive == "result" and node.inputs[0] in results:
             new[node] = results[node.inputs[0]][node.params["number"]]
         else:
-            same = inputs == node.inputs
-            new[node] = node if same else Node(node.primitive, inputs, node.params, node.shape, node.dtype, node.source)
+            new[node] = node.with_inputs(inputs)
     return Graph(graph.inputs, tuple(new[node] for node in graph.outputs))
 
 

@@ -36,20 +36,14 @@ def _ask_results_for_signs(graph: Graph) -> Graph:
         if node.primitive == "greater" and _against_zero(node) and node.inputs[0] in maxima:
             result = maxima[node.inputs[0]]
             # Its other operand is a number, perhaps not met yet, that no pass changes.
-            new.setdefault(result, _with_inputs(result, (inputs[0], result.inputs[1])))
+            new.setdefault(result, result.with_inputs((inputs[0], result.inputs[1])))
             inputs = (new[result], inputs[1])
-        new[node] = _with_inputs(node, inputs)
+        new[node] = node.with_inputs(inputs)
     return Graph(graph.inputs, tuple(new[node] for node in graph.outputs))
 
 
 def _against_zero(node: Node) -> bool:
     return scalar_of(node.inputs[1]) == 0
-
-
-def _with_inputs(node: Node, inputs: tuple[Node, ...]) -> Node:
-    if inputs == node.inputs:
-        return node
-    return Node(node.primitive, inputs, node.params, node.shape, node.dtype, node.source)
 
 
 def _read_inside_of_borders(graph: Graph) -> Graph:
@@ -62,7 +56,7 @@ def _read_inside_of_borders(graph: Graph) -> Graph:
         if node in borders.values():
             new[node] = bordered[node.inputs[0]]
             continue
-        new[node] = _with_inputs(node, tuple(inside.get(one) or new[one] for one in node.inputs))
+        new[node] = node.with_inputs(tuple(inside.get(one) or new[one] for one in node.inputs))
         if node in borders:
             widths = borders[node].params["widths"]
             bordered[node] = make_node("pad", (new[node],), borders[node].source, **borders[node].params)

@@ -7,11 +7,11 @@ the layers of a model. LLVM's time grows with the number of different kernels, n
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from needle.compiler.clock_code import clock_code
 from needle.compiler.host import Host
 from needle.compiler.ir import SSA, Function
 from needle.compiler.loops import Buffer
@@ -60,7 +60,7 @@ def render_rounds(
         writer.add(number, of_round)
     program = writer.program(len(rounds))
     share = _SHARE.format(spins=_SPINS_BEFORE_YIELD, pause=host.pause)
-    clock = _CLOCK.format(clock=time.CLOCK_MONOTONIC) if is_timed else ""
+    clock = clock_code() if is_timed else ""
     text = "\n".join([*writer.tables, "", share, clock])
     control_bytes += _COUNTER_BYTES * len(writer.timed)
     return RoundCode([*writer.functions.values(), program], text, control_bytes, tuple(writer.timed))
@@ -198,20 +198,6 @@ _LINK = "{ ptr, i64 }"
 
 # A phase's time, in nanoseconds.
 _COUNTER_BYTES = 8
-
-_CLOCK = """
-declare i32 @clock_gettime(i32, ptr)
-
-define internal i64 @now() nounwind noinline {{
-  %time = alloca [2 x i64], align 8
-  %ignored = call i32 @clock_gettime(i32 {clock}, ptr %time)
-  %more = getelementptr i64, ptr %time, i64 1
-  %seconds = load i64, ptr %time, align 8
-  %rest = load i64, ptr %more, align 8
-  %scaled = mul i64 %seconds, 1000000000
-  %now = add i64 %scaled, %rest
-  ret i64 %now
-}}"""
 
 # A thread takes the chunks that nobody has taken, starting from those that are its own by number, and then waits until
 # all are done. So no thread ever waits for one that has nothing in hand, such as one that the system has put to sleep.

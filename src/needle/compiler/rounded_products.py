@@ -7,6 +7,8 @@ rounding of x, which e to the power of it makes a wrong share of, or an infinity
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from needle.compiler.graph import Graph, Node
 from needle.compiler.primitives import MOVEMENT
 
@@ -22,15 +24,12 @@ def round_products(graph: Graph) -> Graph:
     chosen = _products(graph)
     if not chosen:
         return graph
-    new: dict[Node, Node] = {node: node for node in graph.inputs}
-    for node in graph.nodes():
-        if node.primitive == "input":
-            continue
-        inputs = tuple(new[one] for one in node.inputs)
-        name = "rounded_multiply" if node in chosen else node.primitive
-        same = inputs == node.inputs and name == node.primitive
-        new[node] = node if same else Node(name, inputs, node.params, node.shape, node.dtype, node.source)
-    return Graph(graph.inputs, tuple(new[node] for node in graph.outputs))
+
+    def rounded(node: Node, inputs: tuple[Node, ...]) -> Node:
+        rebuilt = node.with_inputs(inputs)
+        return replace(rebuilt, primitive="rounded_multiply") if node in chosen else rebuilt
+
+    return graph.rewritten(rounded)
 
 
 def _products(graph: Graph) -> set[Node]:

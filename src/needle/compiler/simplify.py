@@ -30,20 +30,13 @@ def simplify(graph: Graph) -> Graph:
     Every output keeps its shape and dtype, and `interpret` gives the same bits before and after
     (but for the sign of a NaN, of which IEEE 754 says nothing).
     """
-    new: dict[Node, Node] = {node: node for node in graph.inputs}
     known: dict[Hashable, Node] = {}
-    for node in graph.nodes():
-        if node.primitive == "input":
-            continue
-        inputs = tuple(new[one] for one in node.inputs)
-        rebuilt = node if inputs == node.inputs else _with_inputs(node, inputs)
-        reduced = _reduce_fully(rebuilt)
-        new[node] = known.setdefault(_identity(reduced), reduced)
-    return Graph(graph.inputs, tuple(new[node] for node in graph.outputs))
 
+    def reduced(node: Node, inputs: tuple[Node, ...]) -> Node:
+        found = _reduce_fully(node.with_inputs(inputs))
+        return known.setdefault(_identity(found), found)
 
-def _with_inputs(node: Node, inputs: tuple[Node, ...]) -> Node:
-    return Node(node.primitive, inputs, node.params, node.shape, node.dtype, node.source)
+    return graph.rewritten(reduced)
 
 
 def _reduce_fully(node: Node) -> Node:

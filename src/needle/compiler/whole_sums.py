@@ -22,15 +22,12 @@ def reduce_rows_first(graph: Graph) -> Graph:
 
     Sums are added in another order: the results are the same but for rounding.
     """
-    new: dict[Node, Node] = {node: node for node in graph.inputs}
-    for node in graph.nodes():
-        if node.primitive == "input":
-            continue
-        inputs = tuple(new[one] for one in node.inputs)
-        same = inputs == node.inputs
-        rebuilt = node if same else Node(node.primitive, inputs, node.params, node.shape, node.dtype, node.source)
-        new[node] = _in_two(rebuilt) if node.primitive in _REDUCTIONS else rebuilt
-    return Graph(graph.inputs, tuple(new[node] for node in graph.outputs))
+
+    def reduced(node: Node, inputs: tuple[Node, ...]) -> Node:
+        rebuilt = node.with_inputs(inputs)
+        return _in_two(rebuilt) if node.primitive in _REDUCTIONS else rebuilt
+
+    return graph.rewritten(reduced)
 
 
 def _in_two(node: Node) -> Node:
