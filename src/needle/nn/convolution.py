@@ -20,7 +20,7 @@ from needle.errors import SettingError, ShapeError
 from needle.nn.module import Module
 from needle.nn.parameter import Parameter
 from needle.ops import add, astype, conv, conv_transpose, pad, permute
-from needle.ops.convolution import Lengths, Padding, padding_pairs, per_axis
+from needle.ops.convolution import Convolution, Lengths, Padding, per_axis
 from needle.ops.padding import PadMode
 
 __all__ = ["Conv", "Conv1d", "Conv2d", "Conv3d", "ConvTranspose1d", "ConvTranspose2d", "ConvTranspose3d"]
@@ -226,10 +226,8 @@ class Conv2d(ConvolutionLayer):
 
     def _bordered(self, image: Tensor) -> Tensor:
         """Put the padding around an image with channels last."""
-        dilation, stride = (per_axis(name, getattr(self, name), self.rank, 1) for name in ("dilation", "stride"))
-        reach = [apart * (length - 1) + 1 for apart, length in zip(dilation, self.kernel_size, strict=True)]
-        pairs = padding_pairs(self.padding, reach, stride)
-        return pad(image, [(0, 0), *pairs, (0, 0)], mode=_PAD_MODES[self.padding_mode])
+        windows = Convolution(self.stride, self.padding, self.dilation).windows(self.kernel_size)
+        return pad(image, [(0, 0), *windows.padding, (0, 0)], mode=_PAD_MODES[self.padding_mode])
 
     def extra_repr(self) -> str:
         """Return the sizes and the settings that are not the defaults."""

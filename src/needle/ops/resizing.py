@@ -77,8 +77,7 @@ class Resample(TensorOp):
     def compute(self, a: Array) -> Array:
         xp = array_namespace(a)
         first, last = min(self.sources), max(self.sources) + 1
-        whole = {axis: Sources(np.arange(n)[:, None], None, n) for axis, n in enumerate(a.shape[:last])}
-        along = [self.sources.get(axis, whole[axis]) for axis in range(first, last)]
+        along = [self.sources.get(axis) or _every(a.shape[axis]) for axis in range(first, last)]
         leading, counts = math.prod(a.shape[:first]), [len(one.places) for one in along]
         rows = xp.reshape(a, (leading * math.prod(a.shape[first:last]), math.prod(a.shape[last:])))
         total = None
@@ -102,6 +101,10 @@ class Resample(TensorOp):
 
     def gradient(self, out_grad: Tensor, node: Tensor) -> Tensor:
         return _resample(out_grad, {axis: one.turned_round() for axis, one in self.sources.items()})
+
+
+def _every(length: int) -> Sources:
+    return Sources(np.arange(length)[:, None], None, length)
 
 
 def _weight(along: list[Sources], ways: tuple[int, ...]) -> NDArray[Any] | None:
