@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from functools import partial
+from typing import Any
 
 from needle.autograd import Tensor, gradients_of
+from needle.compiler import TracedArray
 from needle.device import Array, array_namespace
-from needle.dtype import float32, is_narrow
+from needle.dtype import float32, float64, is_narrow
 from needle.errors import DataError, DTypeError, GradientError, SettingError
+from needle.tracing import guard, made_state
 
 __all__ = ["GradientAccumulator"]
 
@@ -21,13 +25,11 @@ class GradientAccumulator:
         p.grad = Σ wᵢ·∂lossᵢ/∂p / Σ wᵢ
 
     Give each micro-batch its number of samples (or of tokens) as weight. Means over micro-batches then add up to the
-    mean over the whole batch, also where the last one is shorter.
+    mean over the whole batch, also where the last one is shorter. `add` and `apply` can be parts of compiled functions,
+    of one or of several.
 
     Args:
         params: the parameters, such as `model.parameters()`.
-
-    State:
-        total_weight: Σ wᵢ since the last `apply`.
 
     Raises:
         DataError: there are no parameters.
@@ -52,12 +54,20 @@ class GradientAccumulator:
         for i, p in enumerate(self.params):
             if not isinstance(p, Tensor):
                 raise DTypeError(f"GradientAccumulator: parameter {i} is no Tensor but {type(p).__name__}")
-        self.reset()
+        # Tensors, so that what a compiled function adds is known to be state.
+        self._weight = Tensor(0.0, dtype=float64, requires_grad=False)
+        self._sums: dict[Tensor, Tensor] = {}
 
     def reset(self) -> None:
         """Forget what was added."""
-        self.total_weight = 0.0
-        self._sums: dict[Tensor, Array] = {}
+        # Set to zero and not thrown away: compiled functions add to these arrays.
+        for total in (self._weight, *self._sums.values()):
+            total.cached_data = _zeros(total)
+
+    @property
+    def total_weight(self) -> float:
+        """Σ wᵢ since the last `apply`."""
+        return float(self._weight.numpy())
 
     def add(self, loss: Tensor, weight: float = 1.0) -> None:
         """Add the gradient of a loss, and let go of its graph. No `.grad` is touched.
@@ -80,22 +90,54 @@ class GradientAccumulator:
         for p, gradient in zip(self.params, gradients_of(loss, loss.ones_like(), self.params), strict=True):
             if gradient is not None:
                 g = _weighted(gradient.realize_cached_data(), weight)
-                self._sums[p] = self._sums[p] + g if p in self._sums else g
-        self.total_weight += weight
+                _put(self._sum(p, g), g)
+        _put(self._weight, weight)
 
     def apply(self) -> None:
         """Set `.grad` of every parameter to the weighted mean, and start anew.
 
-        A parameter that no loss depended on gets None.
+        A parameter that no loss has depended on, since this object was made, gets None.
 
         Raises:
             GradientError: nothing was added since the last call.
         """
-        if not self.total_weight:
-            raise GradientError("GradientAccumulator.apply: nothing was added since the last call")
+        weight = self._weight.realize_cached_data()
+        if isinstance(weight, TracedArray):
+            weight.check_when_run(_check_added)
+        else:
+            _check_added(weight)
+        guard(self._reached, "which parameters gradients were added for")
         for p in self.params:
-            p.grad = _mean(self._sums[p], self.total_weight, p) if p in self._sums else None
+            p.grad = _mean(self._sums[p].realize_cached_data(), weight, p) if p in self._sums else None
         self.reset()
+
+    def _sum(self, p: Tensor, g: Array) -> Tensor:
+        """Return the Tensor that a parameter's gradients are added up in: of zeros at first."""
+        if p not in self._sums:
+            # From an array of the device, not made of `g`: in a trace too, this is state and not a result.
+            self._sums[p] = Tensor.make_const(p.device.zeros(*g.shape, dtype=g.dtype))
+            made_state(partial(self._sums.pop, p, None))
+        return self._sums[p]
+
+    def _reached(self) -> tuple[int, ...]:
+        return tuple(map(id, self._sums))
+
+
+def _check_added(weight: Any) -> None:
+    if not weight:
+        raise GradientError("GradientAccumulator.apply: nothing was added since the last call")
+
+
+def _put(total: Tensor, term: Array | float) -> None:
+    data = total.realize_cached_data()
+    # NumPy makes scalars of results without axes: `asarray` makes arrays of them again.
+    total.cached_data = array_namespace(data).asarray(data + term, dtype=data.dtype)
+
+
+def _zeros(total: Tensor) -> Array:
+    data = total.realize_cached_data()
+    xp = array_namespace(data)
+    return xp.zeros(data.shape, dtype=data.dtype)
 
 
 def _weighted(g: Array, weight: float) -> Array:
@@ -104,5 +146,6 @@ def _weighted(g: Array, weight: float) -> Array:
     return weight * (xp.astype(g, float32) if is_narrow(g.dtype) else g)
 
 
-def _mean(total: Array, weight: float, p: Tensor) -> Tensor:
-    return Tensor.make_const(array_namespace(p.realize_cached_data()).asarray(total / weight, dtype=p.dtype))
+def _mean(total: Array, weight: Array, p: Tensor) -> Tensor:
+    xp = array_namespace(total)
+    return Tensor.make_const(xp.asarray(total / xp.asarray(weight, dtype=total.dtype), dtype=p.dtype))

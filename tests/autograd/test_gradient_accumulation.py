@@ -1,5 +1,7 @@
 """Several micro-batches make one gradient."""
 
+import itertools
+
 import numpy as np
 import pytest
 
@@ -113,6 +115,74 @@ def test_wrong_use_is_an_error_and_changes_nothing():
             accumulator.add(w.sum(), weight)
     assert accumulator.total_weight == 0
     assert w.grad is None
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_compiled_micro_batches_equal_eager_ones(whole):
+    trained = []
+    for compiled in (False, True):
+        model = make_model()
+        opt = ndl.optim.Adam(model.parameters(), lr=0.01)
+        accumulator = ndl.GradientAccumulator(model.parameters())
+
+        def add(x, y, model=model, accumulator=accumulator):
+            accumulator.add(nn.SoftmaxLoss()(model(x), y), weight=len(x))
+
+        def update(accumulator=accumulator, opt=opt):
+            accumulator.apply()
+            opt.step()
+
+        def train(batches, add=add, update=update):
+            for x, y in batches:
+                add(x, y)
+            update()
+
+        if compiled and whole:
+            train = ndl.jit(train)
+        elif compiled:
+            add, update = ndl.jit(add), ndl.jit(update)
+        for start in range(0, 22, 8):
+            ends = [*range(start, min(start + 8, 22), 3), min(start + 8, 22)]
+            batches = [(ndl.Tensor(X[a:b]), ndl.Tensor(Y[a:b])) for a, b in itertools.pairwise(ends)]
+            train(batches) if whole else [add(*one) for one in batches] and update()
+            assert accumulator.total_weight == 0
+        if compiled:
+            functions = (train,) if whole else (add, update)
+            assert [one.cache_info().traces for one in functions] == ([2] if whole else [2, 1])  # of 3 and of 2 samples
+        trained.append([p.numpy() for p in model.parameters()])
+    for eager, other in zip(*trained, strict=True):
+        np.testing.assert_allclose(other, eager, rtol=1e-10)
+
+
+def test_compiled_calls_that_fail_leave_the_sums_alone():
+    w = ndl.Tensor([2.0])
+    accumulator = ndl.GradientAccumulator([w])
+
+    @ndl.jit
+    def add(x, stop):
+        accumulator.add((w * x).sum())
+        if stop:
+            raise KeyError("stop")
+
+    @ndl.jit
+    def apply():
+        accumulator.apply()
+
+    with pytest.raises(KeyError):
+        add(ndl.Tensor([1.0]), True)
+    assert accumulator.total_weight == 0
+    with pytest.raises(GradientError, match="nothing was added"):
+        accumulator.apply()
+    for x in (3.0, 5.0):
+        add(ndl.Tensor([x]), False)
+    with pytest.raises(KeyError):
+        add(ndl.Tensor([7.0]), True)
+    assert accumulator.total_weight == 2
+    apply()
+    assert w.grad.tolist() == [4]
+    with pytest.raises(GradientError, match="nothing was added"):
+        apply()
+    assert w.grad.tolist() == [4]
 
 
 def test_accumulator_of_nothing_is_an_error():

@@ -1,7 +1,9 @@
 """What a compiled function is to its user: arguments and results, when it is traced again, errors, looking inside."""
 
 import copy
+import io
 import os
+import pdb  # noqa: T100  a debugger that is fed its commands
 import random
 import subprocess
 import sys
@@ -483,6 +485,53 @@ def test_a_call_that_debug_nan_stops_changes_nothing():
             step(tensor(0, 1))
     assert opt.t == 1
     np.testing.assert_array_equal(w.numpy(), before)
+
+
+def test_debug_nan_names_the_operator_within_a_loop():
+    w = tensor(1, 1)
+    opt = optim.Adam([w], lr=0.1)
+
+    def step(h, x):
+        z = ndl.log(x)
+        h = h * 0.5 + z * w
+        return h, h
+
+    @ndl.jit
+    def train(xs):
+        opt.reset_grad()
+        last, _ = ndl.scan(step, tensor(0, 0), xs)
+        loss = last.sum()
+        loss.backward()
+        opt.step()
+        return loss
+
+    good = np.ones((40, 2), "float32")
+    bad = np.where(np.arange(40)[:, None] == 33, -good, good)
+    with np.errstate(all="ignore"), ndl.debug_nan():
+        for calls in range(2):  # the first makes moments, which go again
+            state = opt.state_dict()
+            with pytest.raises(NonFiniteError, match=rf"^log at .*{LINE} made NaN of finite numbers: 2 of 2 elements"):
+                train(ndl.Tensor(bad))
+            assert (opt.t, w.numpy().tolist(), w.grad is None) == (calls, [1, 1], not calls)
+            assert str(opt.state_dict()) == str(state)
+            train(ndl.Tensor(good))
+
+
+def test_replay_stops_in_a_debugger_at_the_users_line():
+    @ndl.jit
+    def f(x):
+        y = x * 2
+        if y.sum() > 0:
+            return y
+        return -y
+
+    with pytest.raises(TraceError):
+        f(tensor(1, 3))
+    out = io.StringIO()
+    commands = "step\n" * 3 + "next\n" * 2 + "p x.numpy(), y.numpy()\ncontinue\n"
+    debugger = pdb.Pdb(stdin=io.StringIO(commands), stdout=out, nosigint=True, readrc=False)
+    assert debugger.runcall(f.replay).numpy().tolist() == [2, 6]
+    assert "(array([1., 3.], dtype=float32), array([2., 6.], dtype=float32))" in out.getvalue(), out.getvalue()
 
 
 def test_disabled_and_environment():

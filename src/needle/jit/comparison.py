@@ -15,14 +15,14 @@ from needle.compiler import Graph
 from needle.compiler.trace import user_source
 from needle.device import random
 from needle.dtype import is_floating
-from needle.errors import CompileError
+from needle.errors import CompileError, NonFiniteError
 from needle.jit.arguments import flatten
-from needle.jit.finite import is_finite, non_finite_error
+from needle.jit.finite import FiniteWatch, is_finite, non_finite_error
 from needle.jit.program import CompiledCall
 from needle.jit.recorder import OperatorResult
 from needle.jit.results import find_tensor, without_graph
 
-__all__ = ["check_finite", "compare_with_eager"]
+__all__ = ["check_finite", "compare_with_eager", "error_within_loop"]
 
 _DRAWS = "the random numbers that were drawn"
 # How far a compiled result may be from the eager one, in units of the largest element: the order of sums differs.
@@ -205,6 +205,44 @@ def check_finite(program: CompiledCall) -> None:
         if wrong.isdisjoint(one.operands):
             raise non_finite_error(one.name, one.source, array)
         wrong.add(one.node)
+
+
+def error_within_loop(
+    program: CompiledCall, fn: Callable[..., Any], args: Any, kwargs: Any, leaves: Sequence[Any]
+) -> NonFiniteError | None:
+    """Make eagerly a call in which a loop made a NaN or an infinity, as operators in a loop have no results to look at.
+
+    Returns:
+        The error that names the operator; None where the eager call makes none. State is as before.
+    """
+    before = Snapshot(program, leaves)
+    watch = _WatchTakenBack()
+    try:
+        with tracing.recording(watch):
+            fn(*args, **kwargs)
+    except NonFiniteError as error:
+        return error
+    finally:
+        for undo in reversed(watch.done):
+            undo()
+        before.go_back()
+    return None
+
+
+class _WatchTakenBack(FiniteWatch):
+    """Watches, and keeps how to take back what happens beside computing."""
+
+    def __init__(self) -> None:
+        self.done: list[Callable[[], object]] = []
+
+    def effect(self, do: Callable[[], None], undo: Callable[[], None]) -> None:
+        """Do it, to be taken back."""
+        do()
+        self.done.append(undo)
+
+    def creation(self, undo: Callable[[], object]) -> None:
+        """Let it stay until it is taken back."""
+        self.done.append(undo)
 
 
 def _first_difference(

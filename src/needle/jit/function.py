@@ -14,10 +14,10 @@ import numpy as np
 
 from needle import autograd, tracing
 from needle.autocasting import autocast_dtype
-from needle.errors import SettingError
+from needle.errors import NonFiniteError, SettingError
 from needle.jit import finite
 from needle.jit.arguments import describe_difference, flatten, key_of, keywords_key, map_leaves
-from needle.jit.comparison import check_finite, compare_with_eager
+from needle.jit.comparison import check_finite, compare_with_eager, error_within_loop
 from needle.jit.finite import is_watching
 from needle.jit.free_objects import free_objects
 from needle.jit.leaks import leak_error
@@ -129,10 +129,12 @@ class JitFunction(Generic[_P, _R]):
         try:
             checks = self._calls <= self.check
             result = compare_with_eager(program, self.fn, args, kwargs, leaves) if checks else program(leaves)
-        except BaseException:
+        except BaseException as failure:
             if recorder.creations:  # the program writes to state that is not there any more
                 recorder.undo_creations()
                 self._forget(program)
+            if recorder.loops and isinstance(failure, NonFiniteError):
+                raise error_within_loop(program, self.fn, args, kwargs, leaves) or failure from None
             raise
         if recorder.creations:
             recorder.creations.clear()
@@ -264,7 +266,10 @@ class JitFunction(Generic[_P, _R]):
         return self._last
 
     def lower(self, *args: _P.args, **kwargs: _P.kwargs) -> Lowered:
-        """Return the program for these arguments without running it, to look at: see `Lowered`."""
+        """Return the program for these arguments without running it, to look at: see `Lowered`.
+
+        State that the function makes when it runs first, such as an optimizer's moments, is there afterwards, at 0.
+        """
         leaves: list[Any] = []
         return Lowered(self._prepared(args, kwargs, leaves), leaves)
 
