@@ -5,7 +5,7 @@ import pytest
 
 pytest.importorskip("llvmlite")
 
-from needle.compiler import Graph, TracedArray, contract, input_node
+from needle.compiler import Graph, TracedArray, input_node, tiles
 from needle.compiler.executable import Executable
 from needle.compiler.graph import make_node
 from needle.compiler.host import host
@@ -67,14 +67,14 @@ def test_normalised_products_are_those_of_numpy_for_every_number_of_threads(colu
 
 
 def test_what_reduces_the_columns_of_a_product_waits_for_no_other_chunk_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(contract, "available_processors", lambda: 2)
+    monkeypatch.setattr(tiles, "available_processors", lambda: 2)
     executable = Executable(normalized(512, "float32"))
     product, reduction = (step.name for step in executable.program.steps)
     assert shares_of_program(executable) == [(product, reduction)]
 
 
 def test_products_of_few_bands_are_shared_without_regard_to_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(contract, "available_processors", lambda: 100)
+    monkeypatch.setattr(tiles, "available_processors", lambda: 100)
     executable = Executable(normalized(512, "float32"))
     assert len(shares_of_program(executable)) > 1
 

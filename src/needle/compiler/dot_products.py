@@ -19,15 +19,17 @@ import math
 from dataclasses import replace
 from functools import partial
 
-from needle.compiler.contract import Tiles, left_panels, right_panels, source_of
 from needle.compiler.elements import PAIR, Element, join_pairs
 from needle.compiler.host import Host
 from needle.compiler.ir import SSA, Function
 from needle.compiler.loops import Buffer
 from needle.compiler.packing import Copy, Panels, load_vector, render_pack
 from needle.compiler.render import RenderedKernel
+from needle.compiler.sources import left_panels, right_panels, source_of
 from needle.compiler.spreading import render_spread, times_in_memory
 from needle.compiler.steps import Contraction
+from needle.compiler.tile_sums import TileSums
+from needle.compiler.tiles import Tiles
 from needle.compiler.tiling import Layout, Product, Tiling, divide
 
 __all__ = ["render_dot_product"]
@@ -66,7 +68,7 @@ def render_dot_product(step: Contraction, host: Host) -> list[RenderedKernel]:
         source_of(panels, packed, Element(buffer.dtype, PAIR, PAIR))
         for panels, packed, buffer in ((a, tiling.pack_a, a_buffer), (b, tiling.pack_b, b_buffer))
     )
-    return [*phases, _DotTiles(step, product, tiling, a_source, b_source).render(a_buffer, b_buffer)]
+    return [*phases, Tiles(step, product, tiling, a_source, b_source, sums=_DotSums).render(a_buffer, b_buffer)]
 
 
 def _in_pairs(product: Product) -> Product:
@@ -159,8 +161,8 @@ class _PairCopy(Copy):
         return _pair_ahead(self.f, self._source(column, k), self.stride)
 
 
-class _DotTiles(Tiles):
-    """Writes the function that computes tiles of sums of pairs' products."""
+class _DotSums(TileSums):
+    """Writes the loops over sums of pairs' products."""
 
     def load_right(self, address: SSA, mask: SSA | None) -> SSA:
         """Load pairs of neighbouring columns: from a panel, or from two rows."""

@@ -1,0 +1,125 @@
+"""The loop over the sum of one tile of a matrix product, with all of the tile's sums in registers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from needle.compiler.ir import SSA, Function
+from needle.compiler.packing import load_vector, opaque, prefetch, splat
+from needle.compiler.sources import Source
+from needle.compiler.tiling import Product, Tiling
+
+__all__ = ["TileSums"]
+
+# How many steps of the sum a line of memory is asked for before it is used.
+_AHEAD = 16
+
+
+class TileSums:
+    """Writes the loops over the sums of tiles.
+
+    Args:
+        f: the function to write into.
+        product: the product's sizes.
+        tiling: its tiles.
+        a: where the left operand lies.
+        b: and the right one.
+    """
+
+    def __init__(self, f: Function, product: Product, tiling: Tiling, a: Source, b: Source) -> None:
+        self.f = f
+        self.product = product
+        self.tiling = tiling
+        self.a = a
+        self.b = b
+
+    def write(
+        self,
+        at: tuple[SSA, SSA],
+        bounds: Sequence[tuple[SSA, SSA]],
+        tile: tuple[int, int, Sequence[SSA | None]],
+        starts: Sequence[SSA],
+    ) -> list[SSA]:
+        """Write the loops over the sum and return the sums, row by row.
+
+        Args:
+            at: where the tile's operands begin.
+            bounds: where each axis of the sum begins and ends.
+            tile: how many rows and vectors it has, and the vectors' masks.
+            starts: the sums so far.
+        """
+        return self._axis(0, at, bounds, tile, starts)
+
+    def _axis(
+        self,
+        axis: int,
+        at: tuple[SSA, SSA],
+        bounds: Sequence[tuple[SSA, SSA]],
+        tile: tuple[int, int, Sequence[SSA | None]],
+        starts: Sequence[SSA],
+    ) -> list[SSA]:
+        """Write the loop over one axis of the sum, and those inside it."""
+        f, vector = self.f, starts[0].type
+        begin, end = bounds[axis][0], opaque(f, bounds[axis][1])
+        before, body, done = f.block, f.fresh("body"), f.fresh("done")
+        may_be_empty = any(clip.sum_step == axis for clip in self.product.clips)
+        if may_be_empty:
+            f.do(f"br {f.compare('slt', begin, end)}, label {body}, label {done}")
+        else:
+            f.do(f"br label {body}")
+        f.label(body)
+        k, following = f.fresh("k"), f.fresh("k")
+        kept = [SSA(f.fresh("sum"), vector) for _ in starts]
+        heads = len(f.lines)
+        f.lines.extend([""] * (1 + len(kept)))
+        a, b = (
+            f.address(
+                pointer.name, source.element.unit, f.binary("mul nsw", SSA(k, "i64"), f.integer(source.inner[axis]))
+            )
+            for pointer, source in zip(at, (self.a, self.b), strict=True)
+        )
+        if axis + 1 < len(self.product.sums):
+            sums = self._axis(axis + 1, (a, b), bounds, tile, kept)
+        else:
+            sums = self._step(a, b, tile, kept)
+        f.lines.append(f"  {following} = add nsw i64 {k}, 1")
+        latch = f.block
+        f.lines[heads] = f"  {k} = phi i64 [ {begin.name}, %{before} ], [ {following}, %{latch} ]"
+        for number, (one, start, new) in enumerate(zip(kept, starts, sums, strict=True), heads + 1):
+            f.lines[number] = f"  {one.name} = phi {vector} [ {start.name}, %{before} ], [ {new.name}, %{latch} ]"
+        more = f.emit("i1", f"icmp slt i64 {following}, {end.name}")
+        f.do(f"br {more}, label {body}, label {done}")
+        f.label(done)
+        if not may_be_empty:
+            return sums
+        either = f"phi {vector} [ {{}}, %{before} ], [ {{}}, %{latch} ]"
+        return [f.emit(vector, either.format(one.name, new.name)) for one, new in zip(starts, sums, strict=True)]
+
+    def _step(self, a: SSA, b: SSA, tile: tuple[int, int, Sequence[SSA | None]], kept: Sequence[SSA]) -> list[SSA]:
+        """Write one step of the sum: a few vectors of the right operand times an element of each row of the left."""
+        f, lanes, (rows, vectors, masks) = self.f, self.tiling.lanes, tile
+        row = []
+        for j in range(vectors):
+            mask = None if self.tiling.pack_b else masks[j]
+            row.append(self.load_right(self.b.element.moved(f, b, j * lanes), mask))
+            if self.tiling.pack_b:
+                prefetch(f, self.b.element.moved(f, b, j * lanes + _AHEAD * self.b.inner[-1]))
+        if not (self.a.is_along_sums or self.tiling.pack_a):
+            # Each step's elements lie in a line (or two) of their own, too far apart for the processor to foresee.
+            for i in dict.fromkeys([0, rows - 1]):
+                prefetch(f, self.a.element.moved(f, a, i * self.a.outer + _AHEAD * self.a.inner[-1]))
+        sums = []
+        for i in range(rows):
+            repeated = splat(f, self.a.element.load(f, self.a.element.moved(f, a, i * self.a.outer)), lanes)
+            sums += [self.multiply_add(repeated, row[j], kept[i * vectors + j]) for j in range(vectors)]
+        return sums
+
+    def load_right(self, address: SSA, mask: SSA | None) -> SSA:
+        """Load a vector of the right operand."""
+        element = self.b.element
+        value = load_vector(self.f, element.vector(self.tiling.lanes), address, mask, element.align)
+        return element.converted(self.f, value)
+
+    def multiply_add(self, a: SSA, b: SSA, so_far: SSA) -> SSA:
+        """Add products of elements to sums so far, side by side."""
+        return self.f.intrinsic("fma", a, b, so_far)
