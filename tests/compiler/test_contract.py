@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ from needle.compiler.host import Host
 from needle.compiler.schedule import schedule
 from needle.compiler.steps import Contraction
 from needle.compiler.thread_count import set_num_threads
-from needle.compiler.tiling import Split, Tiling, choose_tiling
+from needle.compiler.tiling import Product, Split, Tiling, choose_tiling
 
 LAYOUTS = ["nn", "nt", "tn", "tt"]
 
@@ -327,6 +328,58 @@ def test_equal_layers_share_their_functions() -> None:
     compiled = compile_function(layers, x, *weights)
     assert compiled.module.text.count("define internal void @k") == 2 * 2
     np.testing.assert_allclose(compiled([x, *weights])[0], layers(x, *weights), rtol=1e-5, atol=1e-3)
+
+
+# -- products with few columns, of which vectors are along the rows
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize(("rows", "inner", "columns"), [(500, 250, 10), (101, 33, 10), (7, 5, 3), (64, 40, 17)])
+def test_turned_products_agree_with_exact_ones(rows: int, inner: int, columns: int, dtype: str) -> None:
+    assert_product(rows, inner, columns, "tn", dtype)
+    assert_product(rows, inner, columns, "tt", dtype)
+
+
+def test_a_product_with_few_columns_is_turned_where_its_rows_lie_side_by_side() -> None:
+    def product(layout: str, columns: int, host: Host) -> Product:
+        a, b = input_node((250, 500), np.dtype("f4")), input_node((250, columns), np.dtype("f4"))
+        left, right = TracedArray(a), TracedArray(b)
+        graph = Graph((a, b), ((left.T @ right if layout == "tn" else right.T @ left).node,))
+        (step,) = schedule(graph).steps
+        assert isinstance(step, Contraction)
+        return choose_tiling(step, host)[0]
+
+    wide = replace(HOST, vector_bytes=64, vector_registers=32)
+    turned = product("tn", 10, wide)
+    assert turned.is_turned
+    assert (turned.rows, turned.columns, turned.result_columns) == (10, 500, 10)
+    assert not product("nt", 10, wide).is_turned
+    assert not product("tn", 64, wide).is_turned
+
+
+@pytest.mark.parametrize("name", ["activation", "the sums too", "residual", "cast"])
+@pytest.mark.parametrize("columns", [3, 10, 19])
+def test_epilogue_of_a_turned_product_agrees(name: str, columns: int, any_threads: None) -> None:
+    rows = 173
+    left = [normal(60, rows), normal(60, columns)]
+    rest = [normal(columns), normal(rows, 1), normal(columns, rows), normal(rows, columns) > 0]
+    arrays = [*left, *rest]
+    compiled = compile_function(lambda a, b, *rest: with_product(EPILOGUES[name])(a.T, b, *rest), *arrays)
+    (step,) = compiled.program.steps
+    assert isinstance(step, Contraction)
+    assert step.epilogue
+    expected = interpret(compiled.graph, arrays)
+    for threads in (1, 2):
+        set_num_threads(threads)
+        for got, wanted in zip(compiled(arrays), expected, strict=True):
+            tolerance = 2e-2 if got.dtype == np.float16 else 1e-4
+            np.testing.assert_allclose(got.astype("f8"), wanted.astype("f8"), rtol=tolerance, atol=tolerance)
+
+
+def test_batches_of_turned_products_agree() -> None:
+    a, b = normal(5, 40, 70), normal(5, 40, 9)
+    (got,) = compile_function(lambda x, y: x.transpose((0, 2, 1)) @ y, a, b)([a, b])
+    np.testing.assert_allclose(got, a.transpose(0, 2, 1).astype("f8") @ b, rtol=1e-5, atol=1e-4)
 
 
 # -- long sums

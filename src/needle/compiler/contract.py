@@ -47,22 +47,23 @@ def render_contraction(step: Contraction, host: Host, packs_once: bool = False) 
         return [render_kernel(kernel) for kernel in kernels]
     product, tiling = choose_tiling(step, host, packs_once)
     phases: list[RenderedKernel] = []
-    a, a_buffer = left_panels(product, tiling), step.a.buffer
-    b, b_buffer = right_panels(product, tiling), step.b.buffer
+    left, right = (step.b, step.a) if product.is_turned else (step.a, step.b)
+    a, a_buffer = left_panels(product, tiling), left.buffer
+    b, b_buffer = right_panels(product, tiling), right.buffer
     if a_buffer.dtype != step.out.dtype and not tiling.pack_a:
         # Conversions one by one, where tiles repeat an element, take longer than all of them beforehand.
-        if times_in_memory(step.a) > 0.5:
-            spread, a_buffer, first = render_spread(f"{step.name}_spread_a", step.a, step.out.dtype)
+        if times_in_memory(left) > 0.5:
+            spread, a_buffer, first = render_spread(f"{step.name}_spread_a", left, step.out.dtype)
             phases.append(spread)
             a = replace(a, layout=replace(a.layout, offset=a.layout.offset - first))
         else:
             tiling = replace(tiling, pack_a=True)
     if tiling.pack_a:
         a_buffer = a.buffer(f"{step.name}_a", step.out)
-        phases.append(render_pack(f"{step.name}_pack_a", a, step.a.buffer, a_buffer))
+        phases.append(render_pack(f"{step.name}_pack_a", a, left.buffer, a_buffer))
     if tiling.pack_b and not tiling.packs_in_blocks:
         b_buffer = b.buffer(f"{step.name}_b", step.out)
-        phases.append(render_pack(f"{step.name}_pack_b", b, step.b.buffer, b_buffer))
+        phases.append(render_pack(f"{step.name}_pack_b", b, right.buffer, b_buffer))
     dtypes = a_buffer.dtype, step.out.dtype if tiling.pack_b else b_buffer.dtype
     elements = [Element(dtype, dtype, step.out.dtype) for dtype in dtypes]
     sources = [source_of(*one) for one in zip((a, b), (tiling.pack_a, tiling.pack_b), elements, strict=True)]

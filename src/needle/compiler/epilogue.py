@@ -47,7 +47,7 @@ class Epilogue:
     def call(self, f: Function, sums: SSA, first: tuple[SSA, SSA], size: tuple[int | SSA, int]) -> None:
         """Compute the rest of a tile of `size` rows and vectors, given its first element's place and column."""
         begin_column, lanes = first[1], self.tiling.lanes
-        left = f.binary("sub", f.integer(self.product.columns), begin_column)
+        left = f.binary("sub", f.integer(self.product.result_columns), begin_column)
         whole = f.intrinsic("smin", f.binary("udiv", left, f.integer(lanes)), f.integer(size[1]))
         pointers = [f"ptr {pointer}" for pointer in self.pointers.values()]
         rows = size[0] if isinstance(size[0], SSA) else f.integer(size[0])
@@ -60,7 +60,7 @@ class Epilogue:
         pointers = [f"ptr noalias {pointer}" for pointer in [*self.pointers.values(), "%sums"]]
         parameters = [*pointers, *(f"i64 {name}" for name in numbers)]
         f = Function(f"{self.step.name}_tiles.finish", parameters, "nounwind noinline #0")
-        lanes, rest = self.tiling.lanes, self.product.columns % self.tiling.lanes
+        lanes, rest = self.tiling.lanes, self.product.result_columns % self.tiling.lanes
         with f.loop(f.integer(0), SSA("%rows", "i64")) as i:
             self._piece(f, i, f.integer(0), f.binary("mul nsw nuw", SSA("%whole", "i64"), f.integer(lanes)))
             if rest:
@@ -74,7 +74,7 @@ class Epilogue:
         step = self.step
         rank = len(step.out.shape)
         at = offset(f, [SSA("%place", "i64"), i], (1, self.product.out.outer))
-        outer = coordinates(f, f.binary("udiv", at, f.integer(self.product.columns)), step.out.shape[:-1])
+        outer = coordinates(f, f.binary("udiv", at, f.integer(self.product.result_columns)), step.out.shape[:-1])
         place = buffer_place(step.out, axis_places(rank), rank)
         with f.loop(f.integer(0), length) as j:
             within = f.binary("add nsw", start, j)

@@ -31,6 +31,7 @@ __all__ = [
     "render_pack",
     "splat",
     "store_vector",
+    "transposed",
 ]
 
 # How far ahead memory is asked for: steps of the sum where each is in another line, elements where they share lines.
@@ -151,6 +152,24 @@ def splat(f: Function, value: SSA, lanes: int) -> SSA:
     vector = f"<{lanes} x {value.type}>"
     first = f.emit(vector, f"insertelement {vector} poison, {value}, i64 0")
     return f.emit(vector, f"shufflevector {first}, {vector} poison, <{lanes} x i32> zeroinitializer")
+
+
+def transposed(f: Function, rows: Sequence[SSA]) -> list[SSA]:
+    """Transpose a square of registers: halves change places, then quarters within halves, and so on."""
+    rows, lanes, step = list(rows), len(rows), len(rows) // 2
+    while step:
+        upper = [lane if lane & step == 0 else lanes + lane - step for lane in range(lanes)]
+        lower = [lane + step if lane & step == 0 else lanes + lane for lane in range(lanes)]
+        for i in (i for i in range(lanes) if i & step == 0):
+            pair = rows[i], rows[i + step]
+            rows[i], rows[i + step] = (_shuffled(f, *pair, order) for order in (upper, lower))
+        step //= 2
+    return rows
+
+
+def _shuffled(f: Function, a: SSA, b: SSA, order: Sequence[int]) -> SSA:
+    chosen = ", ".join(f"i32 {lane}" for lane in order)
+    return f.emit(a.type, f"shufflevector {a}, {b}, <{len(order)} x i32> <{chosen}>")
 
 
 def _mangled(vector: str) -> str:
@@ -290,24 +309,8 @@ class Copy:
                     column = f.intrinsic("smin", column, last)
                     prefetch(f, self._moved(self._source(column, k), ahead))
                     rows.append(self._vector(side, column, k, mask))
-                for i, row in enumerate(self._transposed(rows)[:short]):
+                for i, row in enumerate(transposed(f, rows)[:short]):
                     f.store(row, self._target(f.binary("add nsw", k, f.integer(i)), j), self.size)
-
-    def _transposed(self, rows: list[SSA]) -> list[SSA]:
-        """Transpose a square of registers: halves change places, then quarters within halves, and so on."""
-        lanes, step = len(rows), len(rows) // 2
-        while step:
-            upper = [lane if lane & step == 0 else lanes + lane - step for lane in range(lanes)]
-            lower = [lane + step if lane & step == 0 else lanes + lane for lane in range(lanes)]
-            for i in (i for i in range(lanes) if i & step == 0):
-                pair = rows[i], rows[i + step]
-                rows[i], rows[i + step] = self._shuffled(*pair, upper), self._shuffled(*pair, lower)
-            step //= 2
-        return rows
-
-    def _shuffled(self, a: SSA, b: SSA, order: Sequence[int]) -> SSA:
-        chosen = ", ".join(f"i32 {lane}" for lane in order)
-        return self.f.emit(a.type, f"shufflevector {a}, {b}, <{len(order)} x i32> <{chosen}>")
 
     def _elements(self, begin: SSA, end: SSA) -> None:
         f, panels = self.f, self.panels

@@ -28,6 +28,7 @@ from needle.compiler.thread_count import available_processors
 from needle.compiler.tile_sums import TileSums
 from needle.compiler.tiles_function import TilesFunction
 from needle.compiler.tiling import Product, Split, Tiling
+from needle.compiler.turning import turning_function
 
 __all__ = ["Tiles"]
 
@@ -39,7 +40,10 @@ _BANDS_EACH = 2
 
 @dataclass(frozen=True, slots=True)
 class _TilePlace:
-    """Where a tile's operands and its result begin, the columns from there on, and the part of the sum to do."""
+    """Where a tile's operands and its result begin, the columns from there on, and the part of the sum to do.
+
+    The first column is that of the result, also where the product gives it transposed.
+    """
 
     a: SSA
     b: SSA
@@ -82,7 +86,10 @@ class Tiles:
         self.b = b
         # Sums that nobody else reads go no further than a piece of the stack.
         self.writes_out = step.keeps_out or tiling.cuts > 1
-        row_stride = product.out.outer if self.writes_out else tiling.b_width
+        own_width, own_height = tiling.b_width, tiling.rows.largest
+        if product.is_turned:
+            own_width, own_height = tiling.a_width, tiling.b_width
+        row_stride = product.out.outer if self.writes_out else own_width
         self.epilogue = Epilogue(step, product, tiling, row_stride)
         names = self.epilogue.pointers
         written = ["%out"] * self.writes_out + [names[buffer] for buffer in self.epilogue.writes]
@@ -94,7 +101,10 @@ class Tiles:
             self.cuts = SSA("%first", "i64"), SSA("%last", "i64")
             parameters += map(str, self.cuts)
         self.f = TilesFunction(f"{step.name}_tiles", parameters, "nounwind noinline #0")
-        self.tile = self.f.slot(llvm_type(step.out.dtype), tiling.rows.largest * tiling.b_width)
+        self.tile = self.f.slot(llvm_type(step.out.dtype), own_height * own_width)
+        if product.is_turned:
+            self.sums_slot = self.f.slot(llvm_type(step.out.dtype), tiling.a_width * tiling.b_width)
+            self.f.add(turning_function(f"{self.f.name}.turn", tiling, step.out.dtype, row_stride))
         self.sums = sums(self.f, product, tiling, a, b)
         self.panels = panels
         self.b_pointer = SSA("%b", "ptr")
@@ -143,6 +153,8 @@ class Tiles:
         """Return the bands of columns that blocks below each other are; None where they are uneven or few."""
         product, split = self.product, self.tiling.vectors
         if math.prod(product.batch) != 1 or split.largest != split.smallest or self.tiling.pieces > 1:
+            return None
+        if product.is_turned:
             return None
         bands = Bands(product.columns, self.tiling.block[1] * split.largest * self.tiling.lanes)
         are_many = bands.count >= _BANDS_EACH * available_processors()
@@ -215,16 +227,17 @@ class Tiles:
         first_row, height = self._extent(tiling.rows, row)
         first_vector, width = self._extent(tiling.vectors, panel)
         first_column = f.binary("mul nsw", first_vector, f.integer(tiling.lanes))
+        first = (first_column, first_row) if product.is_turned else (first_row, first_column)
         bounds = self._bounds(at, cut)
         place = _TilePlace(
             self.a.begin(f, at, row, first_row),
             self._begin_of_b(at, panel, own, first_column),
-            offset(f, [*at, first_row, first_column], [*product.out.batch, product.out.outer, 1]),
+            offset(f, [*at, *first], [*product.out.batch, product.out.outer, 1]),
             f.binary("sub", f.integer(self.product.columns), first_column),
             bounds,
             f.compare("eq", cut, self.cuts[0]),
             f.compare("eq", cut, f.integer(tiling.cuts - 1)),
-            first_column,
+            first[1],
         )
         for is_tall, rows in self._variants(tiling.rows, height):
             with f.when(is_tall):
@@ -279,6 +292,9 @@ class Tiles:
 
     def _sums(self, place: _TilePlace, rows: int, vectors: int) -> None:
         """Write one size's code: the sums so far, the loop, and the store."""
+        if self.product.is_turned:
+            self._turned_sums(place, rows, vectors)
+            return
         f, lanes = self.f, self.tiling.lanes
         scalar = llvm_type(self.step.out.dtype)
         masks = self._masks(place, vectors)
@@ -294,14 +310,34 @@ class Tiles:
                 before = load_vector(f, vector, address, masks[number % vectors], align)
                 zero = f.select(place.is_first, zero, before)
             starts.append(zero)
-        a = f.address("%a", self.a.element.unit, place.a)
-        b = f.address(self.b_pointer.name, self.b.element.unit, place.b)
-        sums = self.sums.write((a, b), place.bounds, (rows, vectors, masks), starts)
+        sums = self._loop(place, (rows, vectors, masks), starts)
         for number, address in enumerate(addresses):
             store_vector(f, sums[number], address, masks[number % vectors] if self.writes_out else None, align)
         if self.step.epilogue:
             with f.when(place.is_last):
                 self.epilogue.call(f, target, (place.out, place.first_column), (rows, vectors))
+
+    def _turned_sums(self, place: _TilePlace, rows: int, vectors: int) -> None:
+        """Write one size's code where vectors are along the result's rows."""
+        f, tiling, dtype = self.f, self.tiling, self.step.out.dtype
+        lanes, scalar = tiling.lanes, llvm_type(dtype)
+        masks = self._masks(place, vectors)
+        starts = [SSA("zeroinitializer", f"<{lanes} x {scalar}>")] * (rows * vectors)
+        sums = self._loop(place, (rows, vectors, masks), starts)
+        for number, one in enumerate(sums):
+            i, j = divmod(number, vectors)
+            f.store(one, self._moved(self.sums_slot, i * tiling.b_width + j * lanes), dtype.itemsize)
+        target = f.address("%out", scalar, place.out) if self.writes_out else self.tile
+        height = f.intrinsic("smin", place.columns_left, f.integer(vectors * lanes))
+        f.do(f"call void @{f.name}.turn({target}, {self.sums_slot}, {height}, i64 {rows})")
+        if self.step.epilogue:
+            self.epilogue.call(f, target, (place.out, place.first_column), (height, -(-rows // lanes)))
+
+    def _loop(self, place: _TilePlace, tile: tuple[int, int, list[SSA | None]], starts: Sequence[SSA]) -> list[SSA]:
+        """Write the loop over a tile's sums and return them."""
+        a = self.f.address("%a", self.a.element.unit, place.a)
+        b = self.f.address(self.b_pointer.name, self.b.element.unit, place.b)
+        return self.sums.write((a, b), place.bounds, tile, starts)
 
     def _masks(self, place: _TilePlace, vectors: int) -> list[SSA | None]:
         """Return for each vector of a tile the mask of its columns: none where all are always there."""

@@ -36,6 +36,8 @@ _BLOCKS_EACH = 8
 _SHORTEST_CUT, _WIDEST_BLOCK = 256, 1024
 # Into how many pieces long sums fall.
 _PIECES = 8
+# A product that is turned takes longer to compile: it is to be so many times as fast.
+_WORTH_TURNING = 1.2
 # Cycles that a tile waits for each vector of the right operand, which comes from the second cache.
 _FAR_LOAD = 0.8
 
@@ -88,6 +90,7 @@ class Product:
         b: the right operand's; `outer` is that of the columns.
         out: the result's; `outer` is that of the rows, the columns lie side by side.
         clips: where the left operand has elements: `row_step` is the number of a batch axis.
+        is_turned: whether the rows are the result's columns, which lie side by side, and the columns its rows.
     """
 
     batch: tuple[int, ...]
@@ -99,6 +102,16 @@ class Product:
     b: Layout
     out: Layout
     clips: tuple[Clip, ...] = ()
+    is_turned: bool = False
+
+    @property
+    def result_columns(self) -> int:
+        """How many columns the result has."""
+        return self.rows if self.is_turned else self.columns
+
+    def turned(self) -> Product:
+        """Return the product that gives the result transposed: vectors are along the left operand's rows."""
+        return replace(self, rows=self.columns, columns=self.rows, a=self.b, b=self.a, is_turned=not self.is_turned)
 
     @property
     def inner(self) -> int:
@@ -240,7 +253,12 @@ def choose_tiling(step: Contraction, host: Host, packs_once: bool = False) -> tu
 
     `packs_once` says that others have the same right operand, and will share what is packed.
     """
-    product, tiling = divide(Product.candidates(step), host, may_pack_in_blocks=not packs_once)
+    upright = Product.candidates(step)
+    turned = [one.turned() for one in upright if one.a.outer == 1 and not one.clips]
+    product, tiling = divide([*upright, *turned], host, may_pack_in_blocks=not packs_once)
+    # The sums of a tile that is turned are stored once, and what follows them wants whole rows of the result.
+    if product.is_turned and (tiling.cuts > 1 or (step.epilogue and tiling.rows.count > 1)):
+        product, tiling = divide(upright, host, may_pack_in_blocks=not packs_once)
     return product, (tiling if step.epilogue else _in_pieces(product, tiling))
 
 
@@ -262,7 +280,10 @@ def divide(candidates: Sequence[Product], host: Host, may_pack_in_blocks: bool =
     for product in candidates:
         lanes = host.vector_bytes // product.item_bytes
         tile = _choose_tile(product.rows, -(-product.columns // lanes), product.inner, host.vector_registers)
-        choices.append((_cycles(*tile, product.inner) * math.prod(product.batch), product, tile))
+        cycles = _cycles(*tile, product.inner)
+        if product.is_turned:
+            cycles = _WORTH_TURNING * (cycles + _turning_cycles(*tile, lanes))
+        choices.append((cycles * math.prod(product.batch), product, tile))
     _, product, (rows, vectors) = min(choices, key=lambda choice: choice[0])
     lanes = host.vector_bytes // product.item_bytes
     pack_a = _is_worth_packing_a(product, vectors, host)
@@ -311,6 +332,12 @@ def _cycles(rows: Split, vectors: Split, inner: int) -> float:
             step = max(sums / _PORTS, loads / _LOADS, _LATENCY) + _FAR_LOAD * width
             total += down * across * (inner * step + sums + _TILE_OVERHEAD)
     return total
+
+
+def _turning_cycles(rows: Split, vectors: Split, lanes: int) -> float:
+    """Count the cycles that it takes to transpose tiles square by square, and to store what that gives."""
+    squares = sum(down * -(-height // lanes) for height, down in _sizes(rows)) * vectors.total
+    return squares * lanes * (math.log2(lanes) / 2 + 1)
 
 
 def _sizes(split: Split) -> list[tuple[int, int]]:
