@@ -36,8 +36,8 @@ __all__ = [
 
 # How far ahead memory is asked for: steps of the sum where each is in another line, elements where they share lines.
 _STEPS_AHEAD, _ELEMENTS_AHEAD = 32, 64
-# Steps of the sum in one piece of work for a thread.
-_PIECE = 128
+# Steps of the sum in one piece of work for a thread: fewer where all panels have their turn at them.
+_PIECE, _SHORT_PIECE = 128, 64
 # The side of the squares that are transposed in registers. Larger ones are little faster, and long to compile.
 _SQUARE = 8
 # Fewer elements than this are copied by one thread; copying one takes as long as so many operations.
@@ -192,19 +192,27 @@ def render_pack(  # noqa: PLR0917
     parameters = ["ptr noalias %packed", "ptr noalias %source", "i64 %begin", "i64 %end"]
     f = Function(name, parameters, "nounwind noinline #0")
     *outside, steps = panels.sums
-    pieces = -(-steps // _PIECE)
+    # Panels that share lines of memory follow each other while these are in the cache.
+    crosses = panels.layout.outer == 1 and not only_these
+    size = _SHORT_PIECE if crosses else _PIECE
+    pieces, count, place = -(-steps // size), panels.split.count, len(panels.own_batch)
     with f.loop(SSA("%begin", "i64"), SSA("%end", "i64")) as part:
-        found = coordinates(f, part, [*panels.own_batch, panels.split.count, *outside, pieces])
-        place, piece = len(panels.own_batch), found[-1]
-        at, panel = [*found[:place], *found[place + 1 : -1]], found[place]
-        matrix = offset(f, at, [*panels.layout.batch, *panels.layout.inner[:-1]], panels.layout.offset)
+        if crosses:
+            *found, panel = coordinates(f, part, [*panels.own_batch, *outside, pieces, count])
+        else:
+            found = coordinates(f, part, [*panels.own_batch, count, *outside, pieces])
+            panel = found.pop(place)
+        at, outer, piece = found[:place], found[place:-1], found[-1]
+        matrix = offset(f, [*at, *outer], [*panels.layout.batch, *panels.layout.inner[:-1]], panels.layout.offset)
         first = f.binary("mul nsw", part_start(f, panels.split, panel), f.integer(panels.unit))
-        number = f.binary("udiv", part, f.integer(pieces))
+        lengths = [*panels.own_batch, count, *outside]
+        strides = [math.prod(lengths[axis + 1 :]) for axis in range(len(lengths))]
+        number = offset(f, [*at, panel, *outer], strides)
         if only_these:
             number = f.binary("sub nsw", number, f.binary("udiv", SSA("%begin", "i64"), f.integer(pieces)))
         target = f.binary("mul nsw", number, f.integer(steps * panels.width))
-        begin = f.binary("mul nsw", piece, f.integer(_PIECE))
-        end = f.intrinsic("smin", f.binary("add nsw", begin, f.integer(_PIECE)), f.integer(steps))
+        begin = f.binary("mul nsw", piece, f.integer(size))
+        end = f.intrinsic("smin", f.binary("add nsw", begin, f.integer(size)), f.integer(steps))
         (copy or Copy)(f, panels, (source, packed), matrix, first, target).write(begin, end)
     parts = math.prod([*panels.own_batch, panels.split.count, *outside, pieces])
     is_shared, work = packed.size >= _WORTH_SHARING, packed.size * _COPY_COST
