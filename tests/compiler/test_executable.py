@@ -11,6 +11,7 @@ import pytest
 pytest.importorskip("llvmlite")
 
 from needle.compiler import interpret
+from needle.compiler.address import address_of
 from needle.compiler.thread_count import get_num_threads, set_num_threads
 
 from .compiled import assert_compiles, compile_function
@@ -118,3 +119,8 @@ def test_error_function_is_one_primitive_that_is_right_to_the_last_digits(dtype:
 
 def test_error_function_of_whole_numbers_is_of_floating_point() -> None:
     assert_compiles(lambda x: x.__array_namespace__().erf(x), np.arange(-3, 4))
+
+
+@pytest.mark.parametrize("array", [np.ones(3), np.ones((4, 6))[1:, ::2], np.ones(()), np.empty((0, 3))])
+def test_the_address_of_an_array_is_that_of_its_first_element(array):
+    assert address_of(array) == array.__array_interface__["data"][0]

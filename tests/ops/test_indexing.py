@@ -172,6 +172,12 @@ def test_label_that_is_no_class_is_named_with_its_position(labels, message):
         as_class_indices(labels, 3)
 
 
+@pytest.mark.parametrize("dtype", ["int8", ">i4", "int64", "float32"])
+def test_negative_label_of_any_dtype_is_refused(dtype):
+    with pytest.raises(DataError, match=r"got -1(\.0)? at position \(1,\)"):
+        as_class_indices(np.array([0, -1]).astype(dtype), 300)
+
+
 def test_rows_of_a_tensor_can_be_walked_through():
     assert [row.tolist() for row in Tensor([[1, 2], [3, 4]])] == [[1, 2], [3, 4]]
     assert ndl.stack(Tensor([[1, 2], [3, 4]]), 1).tolist() == [[1, 3], [2, 4]]

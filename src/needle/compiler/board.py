@@ -9,26 +9,69 @@ from __future__ import annotations
 import ctypes
 import os
 import threading
+from collections.abc import Callable
 
+import numpy as np
+
+from needle.compiler.address import address_of
 from needle.compiler.cache import cached_object
 from needle.compiler.clock_code import clock_code
 from needle.compiler.host import host
 from needle.compiler.native import compile_object, load_object
 
-__all__ = ["BOARD_WORDS", "prepare", "run", "serve"]
+__all__ = ["BOARD_WORDS", "Job", "alone", "prepare", "run", "serve"]
 
 _lock = threading.Lock()
 
 
-def run(board: int, function: int, arrays: int, arena: int, threads: int, *, patience: int) -> None:
-    """Run a program as its first thread, and wait until its other threads have left it. Lets go of Python's lock.
+class Job:
+    """A program, its arrays and its memory, in a piece of memory that machine code reads: a call hands over one number.
 
-    Workers that sleep are woken if the last program has ended less than `patience` nanoseconds ago.
+    Args:
+        function: where the program lies.
+        arena: where its memory lies.
+        control, control_bytes: what is set to 0 before it runs.
 
-    The workers that serve this board are told of it in the same call: an interrupt (Ctrl-C) is raised before or after
-    the whole program, and never leaves workers in one whose memory the caller then frees.
+    Attributes:
+        address: where it lies itself.
+        arrays: where the list of arrays' addresses lies.
     """
-    _threads_code().run(board, function, arrays, arena, threads, patience)
+
+    __slots__ = ("_team", "_words", "address", "arrays")
+
+    def __init__(self, function: int, arena: int, control: int, control_bytes: int) -> None:
+        self._words = np.array([function, 0, arena, control, control_bytes, 0, 0, 0], dtype=np.int64)
+        self.address = address_of(self._words)
+        self.arrays = 0
+        self._team: tuple[int, int, int] | None = None
+
+    def use(self, arrays: int) -> None:
+        """Run on the arrays of this list from now on."""
+        self.arrays = self._words[1] = arrays
+
+    def share(self, board: int, threads: int, patience: int) -> None:
+        """Let the workers of a board take part from now on, so that there are this many threads.
+
+        Those that sleep are woken if the last program has ended less than `patience` nanoseconds ago.
+        """
+        team = board, threads, patience
+        if team != self._team:
+            self._words[5:] = self._team = team
+
+
+def run() -> Callable[[int], None]:
+    """Return what runs the job at an address as its first thread, and waits until its other threads have left it.
+
+    It lets go of Python's lock. The workers that serve the board are told of the job in the same call: an interrupt
+    (Ctrl-C) is raised before or after the whole program, and never leaves workers in one whose memory the caller then
+    frees.
+    """
+    return _threads_code().run
+
+
+def alone() -> Callable[[int], None]:
+    """Return what runs the job at an address in this thread only. It lets go of Python's lock."""
+    return _threads_code().alone
 
 
 def prepare(board: int) -> None:
@@ -45,14 +88,15 @@ def serve(board: int, seen: int, number: int) -> None:
 
 
 class _ThreadsCode:
-    """The compiled `prepare`, `run` and `serve`."""
+    """The compiled `prepare`, `run`, `alone` and `serve`."""
 
     def __init__(self) -> None:
         moving = _MOVING_TEXT if hasattr(os, "sched_setaffinity") else _STAYING_TEXT
         text = _THREADS_TEXT.format(pause=host().pause, spins=_SPINS_BEFORE_SLEEP) + moving + clock_code()
         run_address, engine = load_object(cached_object(text, compile_object), "run")
         pointer, word = ctypes.c_void_p, ctypes.c_int64
-        self.run = ctypes.CFUNCTYPE(None, pointer, pointer, pointer, pointer, word, word)(run_address)
+        self.run = ctypes.CFUNCTYPE(None, pointer)(run_address)
+        self.alone = ctypes.CFUNCTYPE(None, pointer)(engine.get_function_address("alone"))
         self.serve = ctypes.CFUNCTYPE(None, pointer, word, word)(engine.get_function_address("serve"))
         self.prepare = ctypes.CFUNCTYPE(None, pointer)(engine.get_function_address("prepare"))
         # Never freed: a worker may still be waiting in `serve` while the process ends.
@@ -95,6 +139,7 @@ declare i32 @pthread_mutex_unlock(ptr)
 declare i32 @pthread_cond_init(ptr, ptr)
 declare i32 @pthread_cond_wait(ptr, ptr)
 declare i32 @pthread_cond_broadcast(ptr)
+declare void @llvm.memset.p0.i64(ptr, i8, i64, i1)
 
 define void @prepare(ptr %board) nounwind {{
   %mutex = getelementptr i8, ptr %board, i64 512
@@ -166,8 +211,40 @@ define internal void @post(ptr %board, ptr %function, ptr %arrays, ptr %arena, i
   ret void
 }}
 
-define void @run(ptr %board, ptr %function, ptr %arrays, ptr %arena, i64 %threads, i64 %patience) nounwind {{
+define internal void @clear(ptr %job) nounwind {{
+  %j3 = getelementptr i8, ptr %job, i64 24
+  %j4 = getelementptr i8, ptr %job, i64 32
+  %control = load ptr, ptr %j3, align 8
+  %bytes = load i64, ptr %j4, align 8
+  call void @llvm.memset.p0.i64(ptr %control, i8 0, i64 %bytes, i1 false)
+  ret void
+}}
+
+define void @alone(ptr %job) nounwind {{
+  call void @clear(ptr %job)
+  %j1 = getelementptr i8, ptr %job, i64 8
+  %j2 = getelementptr i8, ptr %job, i64 16
+  %function = load ptr, ptr %job, align 8
+  %arrays = load ptr, ptr %j1, align 8
+  %arena = load ptr, ptr %j2, align 8
+  call void %function(ptr %arrays, ptr %arena, i64 0, i64 1)
+  ret void
+}}
+
+define void @run(ptr %job) nounwind {{
 entry:
+  call void @clear(ptr %job)
+  %j1 = getelementptr i8, ptr %job, i64 8
+  %j2 = getelementptr i8, ptr %job, i64 16
+  %j5 = getelementptr i8, ptr %job, i64 40
+  %j6 = getelementptr i8, ptr %job, i64 48
+  %j7 = getelementptr i8, ptr %job, i64 56
+  %function = load ptr, ptr %job, align 8
+  %arrays = load ptr, ptr %j1, align 8
+  %arena = load ptr, ptr %j2, align 8
+  %board = load ptr, ptr %j5, align 8
+  %threads = load i64, ptr %j6, align 8
+  %patience = load i64, ptr %j7, align 8
   %p7 = getelementptr i8, ptr %board, i64 448
   call void @note_caller(ptr %board)
   call void @post(ptr %board, ptr %function, ptr %arrays, ptr %arena, i64 %threads)

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from needle.compiler import board
 from needle.compiler.address import address_of
 from needle.compiler.cache import cached_object, object_name, read_entry
 from needle.compiler.graph import Graph
 from needle.compiler.native import compile_modules, load_modules
 from needle.compiler.plan import Plan, plan_name, read_plan, write_plan
-from needle.compiler.runtime import function_at, run_program
+from needle.compiler.runtime import run_program
 
 if TYPE_CHECKING:
     from needle.compiler.program import Module
@@ -43,9 +44,9 @@ class Executable:
         self._may_overwrite = dict(may_overwrite or {})
         self._plan, code = self._from_disk() or self._compiled()
         self._address, self._code = load_modules(code, "program")
-        self._alone = function_at(self._address)
+        self._alone = board.alone()
         self._constants = self._plan.constants
-        self._arenas: list[Memory] = []
+        self._memories: list[Memory] = []
         self.overwrites = self._plan.overwrites
         self.input_count = len(graph.inputs)
         self.output_start = self.input_count + len(self._constants)
@@ -134,35 +135,43 @@ class Executable:
 
     def run_at(self, addresses: int) -> None:
         """Run the program as `run` does, given where the list of addresses lies."""
+        plan = self._plan
         try:
-            arena = self._arenas.pop()  # one operation of the interpreter: no two calls get the same
+            memory = self._memories.pop()  # one operation of the interpreter: no two calls get the same
         except IndexError:
-            arena = Memory(self._plan.arena_bytes, self._plan.control_bytes)
+            memory = Memory(self._address, plan.arena_bytes, plan.control_bytes)
         try:
-            if self._plan.parallel:
-                arena.control.fill(0)
-                run_program(self._address, addresses, arena.address, self._plan.is_long)
+            job = memory.job
+            if job.arrays != addresses:
+                job.use(addresses)
+            if plan.parallel:
+                run_program(job, plan.is_long)
             else:
-                self._alone(addresses, arena.address, 0, 1)
+                self._alone(job.address)
         finally:
-            self._arenas.append(arena)
+            self._memories.append(memory)
 
 
 class Memory:
     """What a program needs while it runs: its arena, and what its threads tell each other by.
 
     Args:
+        function: where the program lies.
         arena_bytes: the size of the arena.
         control_bytes: that of what is 0 when the program starts.
+
+    Attributes:
+        job: the program with this memory, to be run.
     """
 
-    __slots__ = ("address", "control", "whole")
+    __slots__ = ("control", "job", "whole")
 
-    def __init__(self, arena_bytes: int, control_bytes: int) -> None:
+    def __init__(self, function: int, arena_bytes: int, control_bytes: int) -> None:
         self.whole = np.empty(arena_bytes + control_bytes + 64, dtype=np.uint8)
         start = -address_of(self.whole) % 64
-        self.address = address_of(self.whole) + start
+        address = address_of(self.whole) + start
         self.control = self.whole[start + arena_bytes : start + arena_bytes + control_bytes]
+        self.job = board.Job(function, address, address + arena_bytes, control_bytes)
 
 
 def compile_graph(graph: Graph) -> Executable:

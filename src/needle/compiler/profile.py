@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from needle.compiler import board
 from needle.compiler.address import address_of
 from needle.compiler.cache import cached_object
 from needle.compiler.executable import Executable, Memory
@@ -24,7 +25,7 @@ from needle.compiler.limits import copy_limit, multiply_add_limit
 from needle.compiler.loops import Buffer, Call, Kernel, walk
 from needle.compiler.native import compile_modules, load_modules
 from needle.compiler.program import render_program
-from needle.compiler.runtime import function_at, run_program
+from needle.compiler.runtime import run_program
 from needle.compiler.steps import Contraction, Loop, Program, Step
 from needle.compiler.thread_count import get_num_threads
 
@@ -123,18 +124,18 @@ def _times(program: Program, addresses: NDArray[np.uintp], repeats: int) -> tupl
     """Return the seconds that a program takes, and those of its steps, of all threads together."""
     module = render_program(program, host(), is_timed=True)
     address, code = load_modules(cached_object(module.text, compile_modules), "program")
-    memory, given = Memory(module.arena.size, module.control_bytes), address_of(addresses)
+    memory = Memory(address, module.arena.size, module.control_bytes)
     memory.whole.fill(0)
-    alone = function_at(address)
+    memory.job.use(address_of(addresses))
+    alone = board.alone()
     counters = memory.control[module.control_bytes - 8 * len(module.timed) :].view(np.int64)
     wholes, counts = [], []
     for _ in range(repeats + _WARM_UP):
-        memory.control.fill(0)
         start = time.perf_counter()
         if module.parallel:
-            run_program(address, given, memory.address, module.is_long)
+            run_program(memory.job, module.is_long)
         else:
-            alone(given, memory.address, 0, 1)
+            alone(memory.job.address)
         wholes.append(time.perf_counter() - start)
         counts.append(counters * 1e-9)
     del code

@@ -10,7 +10,6 @@ from __future__ import annotations
 import ctypes
 import os
 import threading
-from collections.abc import Callable
 from contextlib import suppress
 
 import numpy as np
@@ -18,7 +17,7 @@ import numpy as np
 from needle.compiler import board
 from needle.compiler.thread_count import get_num_threads
 
-__all__ = ["function_at", "run_program"]
+__all__ = ["run_program"]
 
 
 # Nanoseconds since the last program within which one that is short wakes workers: more of them will follow.
@@ -37,11 +36,11 @@ class _Pool:
         self.address = self.words.ctypes.data
         self.workers: list[threading.Thread] = []
 
-    def run(self, function: int, arrays: int, arena: int, threads: int, is_long: bool) -> None:
-        """Run a program on `threads` threads, this one among them."""
+    def share(self, job: board.Job, threads: int, is_long: bool) -> None:
+        """Prepare a job for running on `threads` threads, the caller's among them."""
         if len(self.workers) < threads - 1:
             self._hire(threads - 1)
-        board.run(self.address, function, arrays, arena, threads, patience=_ALWAYS if is_long else _IN_A_ROW)
+        job.share(self.address, threads, _ALWAYS if is_long else _IN_A_ROW)
 
     def _hire(self, count: int) -> None:
         if not self.workers:
@@ -84,29 +83,19 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_start_over)
 
 
-def run_program(function: int, arrays: int, arena: int, is_long: bool) -> None:
+def run_program(job: board.Job, is_long: bool) -> None:
     """Run a compiled program that several threads share; alone where the pool is busy with another thread's program.
 
     Args:
-        function, arrays, arena: addresses: of the program, of the list of its arrays' addresses, of its memory.
+        job: the program, its arrays and its memory.
         is_long: whether a second thread has anything to do even if it has to be woken first.
     """
     threads = get_num_threads()
     if threads > 1 and _pool.lock.acquire(blocking=False):
         try:
-            _pool.run(function, arrays, arena, threads, is_long)
+            _pool.share(job, threads, is_long)
+            board.run()(job.address)
         finally:
             _pool.lock.release()
         return
-    function_at(function)(arrays, arena, 0, 1)
-
-
-def function_at(address: int) -> Callable[[int, int, int, int], None]:
-    """Return a program as a function of its arrays, its memory, a thread's number and how many threads there are.
-
-    A call lets go of Python's lock.
-    """
-    return _PROGRAM(address)
-
-
-_PROGRAM = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64)
+    board.alone()(job.address)

@@ -304,7 +304,11 @@ class _Watch:
     def function(self, function: Any) -> None:
         """Guard a function's variables, and what it names of them."""
         names = _names(function.__code__)
+        # Of Needle's own functions, such as `ndl.softmax`, neither globals nor defaults change.
+        stays = function.__code__.co_filename.startswith(_PACKAGE)
         for key, what, read in _variables(function, names):
+            if stays and isinstance(key, tuple):
+                continue
             try:
                 value = read()
             except ValueError:  # a closure's variable that is not set yet

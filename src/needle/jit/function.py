@@ -10,21 +10,17 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Generic, NamedTuple, ParamSpec, TypeVar, overload
 
-import numpy as np
-
-from needle import autograd, tracing
-from needle.autocasting import autocast_dtype
+from needle import tracing
 from needle.errors import NonFiniteError, SettingError
 from needle.jit import finite
-from needle.jit.arguments import describe_difference, flatten, key_of, keywords_key, map_leaves
+from needle.jit.arguments import describe_difference, flatten, key_of, keywords_key
 from needle.jit.comparison import check_finite, compare_with_eager, error_within_loop
 from needle.jit.finite import is_watching
-from needle.jit.free_objects import free_objects
-from needle.jit.leaks import leak_error
+from needle.jit.follow import trace_call
+from needle.jit.forms import form_of
 from needle.jit.lowered import Lowered
 from needle.jit.program import CompiledCall
-from needle.jit.recorder import ArgumentPlace, Recorder, watching
-from needle.jit.side_effects import BeforeTrace, warn_user
+from needle.jit.side_effects import warn_user
 
 __all__ = ["CacheInfo", "JitFunction", "disabled", "jit"]
 
@@ -111,20 +107,16 @@ class JitFunction(Generic[_P, _R]):
         """Run the program for these arguments, tracing and compiling first where there is none."""
         if (_DEBUG in _environment) is not finite.from_environment:
             finite.watch_from_environment()
-        if (tracing.active and not _may_compile()) or _is_disabled():
+        if (tracing.active or _disabling or _SWITCH in _environment) and (not _may_compile() or _is_disabled()):
             return self.fn(*args, **kwargs)
-        return self._call(args, kwargs)
-
-    def __get__(self, instance: Any, owner: type | None = None) -> Any:
-        """Bind to an instance, as a method does."""
-        return self if instance is None else functools.partial(self, instance)
-
-    def _call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         self._last_call = args, kwargs
         leaves: list[Any] = []
-        program = self._prepared(args, kwargs, leaves)
+        program = self._last
+        if program is None or kwargs or tracing.active or not program.serves(args, leaves):
+            leaves = []
+            program = self._prepared(args, kwargs, leaves)
+            self._last = program
         self._calls += 1
-        self._last = program
         recorder = program.recorder
         try:
             checks = self._calls <= self.check
@@ -140,7 +132,12 @@ class JitFunction(Generic[_P, _R]):
             recorder.creations.clear()
         return result
 
+    def __get__(self, instance: Any, owner: type | None = None) -> Any:
+        """Bind to an instance, as a method does."""
+        return self if instance is None else functools.partial(self, instance)
+
     def _forget(self, program: CompiledCall) -> None:
+        program.form = None
         for key, programs in list(self._programs.items()):
             if program in programs:
                 programs.remove(program)
@@ -227,6 +224,7 @@ class JitFunction(Generic[_P, _R]):
             watched = is_watching()
             program = trace_call(self.fn, args, kwargs, leaves, overwrite=not watched)
             program.look = check_finite if watched else None
+            program.form = None if watched or kwargs or self.static else form_of(args)
             self._traces += 1
             self._seconds += program.seconds
             self._programs.setdefault(key, []).insert(0, program)
@@ -275,77 +273,6 @@ class JitFunction(Generic[_P, _R]):
 
     def __repr__(self) -> str:
         return f"<compiled {self.__name__}: {self._traces} traces, {self._calls} calls>"
-
-
-def trace_call(
-    fn: Callable[..., Any], args: Any, kwargs: Any, leaves: list[Any], overwrite: bool = True
-) -> CompiledCall:
-    """Trace and compile one call: see `follow_call`."""
-    program = follow_call(fn, args, kwargs, leaves, overwrite)
-    try:
-        program.compile()
-    except BaseException:
-        program.recorder.undo_creations()
-        raise
-    return program
-
-
-def follow_call(
-    fn: Callable[..., Any], args: Any, kwargs: Any, leaves: list[Any], overwrite: bool = True
-) -> CompiledCall:
-    """Trace one call. Whatever it reads and writes is left as it was.
-
-    Raises:
-        TraceError: the function does something that a program cannot: it looks at values, or keeps traced Tensors.
-    """
-    try:
-        return _follow_once(fn, args, kwargs, leaves, overwrite)
-    except tracing.NotOneLoop:
-        with tracing.loops_written_out():
-            return _follow_once(fn, args, kwargs, leaves, overwrite)
-
-
-def _follow_once(fn: Callable[..., Any], args: Any, kwargs: Any, leaves: list[Any], overwrite: bool) -> CompiledCall:
-    recorder = Recorder(leaves)
-    given = [*args, *kwargs.values()]
-    before = BeforeTrace(fn, given)
-    mode = autograd.is_recording()
-    numbers: dict[int, int] = {id(leaf): number for number, leaf in enumerate(leaves)}  # of arrays among the arguments
-
-    def stand_in(leaf: Any) -> Any:
-        if isinstance(leaf, np.ndarray):
-            return recorder.new_input(leaf.shape, leaf.dtype, ArgumentPlace(numbers[id(leaf)]))
-        return leaf
-
-    positional, named = map_leaves(stand_in, args), map_leaves(stand_in, kwargs)
-    try:
-        try:
-            with watching(recorder):
-                recorder.guard(autocast_dtype, "the dtype of autocast")
-                result = fn(*positional, **named)
-                modules = recorder.modules.values()
-                found = free_objects(fn, given, modules, recorder.called_code(), recorder.array_ids())
-                before.check_draws(found.functions)
-                program = CompiledCall(recorder, result, found.guards, mode, overwrite)
-                recorder.check_loops(program.graph)
-        except Exception as failure:
-            if recorder.loops:  # what a function makes of a loop may not be what it makes of the steps
-                raise tracing.NotOneLoop from failure
-            raise
-        finally:
-            recorder.undo_effects()
-        del result
-        recorder.forget_values()
-        error = leak_error(recorder)
-        if error is not None:
-            raise error
-    except BaseException:
-        recorder.undo_creations()
-        before.go_back(recorder.settings)
-        raise
-    before.warn_of_changes(recorder.settings)
-    before.warn_of_outside_calls(found.functions)
-    return program
 
 
 def _check_function(fn: Any) -> None:

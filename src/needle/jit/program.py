@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from needle import autograd, tracing
 from needle.autograd import Tensor, Value
 from needle.compiler import Graph, Node, TracedArray
 from needle.compiler.address import address_of
@@ -21,8 +20,10 @@ from needle.compiler.primitives import PRIMITIVES
 from needle.device import random
 from needle.errors import TraceError
 from needle.jit.arguments import map_leaves
+from needle.jit.forms import Form
 from needle.jit.free_objects import EnvironmentGuard, ObjectGuard
 from needle.jit.module_guard import ModuleGuard
+from needle.jit.premises import Mismatch, Premises, number_mismatch
 from needle.jit.recorder import (
     ArgumentPlace,
     Draw,
@@ -36,12 +37,9 @@ from needle.jit.recorder import (
     StatePlace,
 )
 from needle.jit.result_memory import ResultMemory
-from needle.jit.results import Known, Output, Sources, find_tensor, results_of_call
+from needle.jit.results import Known, Output, Results, Sources, find_tensor
 
-__all__ = ["CompiledCall", "Mismatch"]
-
-# What has changed, its old and its new value.
-Mismatch = tuple[str, Any, Any]
+__all__ = ["CompiledCall"]
 
 
 class CompiledCall:
@@ -64,14 +62,14 @@ class CompiledCall:
         overwrite: bool = True,
     ) -> None:
         self.recorder = recorder
-        self.objects = list(objects)
-        self.modules = ModuleGuard(recorder.modules.values(), recorder.array_ids())
-        self.changes_seen = tracing.changes
-        self.mode = mode
+        modules = ModuleGuard(recorder.modules.values(), recorder.array_ids())
+        self.premises = Premises(mode, objects, modules, recorder.guards)
         self.lock = threading.RLock()
         # Looks at a call whose inputs are bound, before it runs: for what debugging wants to know.
         self.debugging: Any = None  # a program that returns every operator's result
         self.look: Callable[[CompiledCall], None] | None = None
+        # That of a call with nothing but Tensors, arrays and plain values; set by who keeps the program.
+        self.form: Form | None = None
         outputs: list[Node] = []
         self.returned: list[tuple[int, Value | None]] = []
         self.result = map_leaves(lambda leaf: self._returned(leaf, outputs), result)
@@ -148,7 +146,8 @@ class CompiledCall:
         for check in self.recorder.checks:
             source, moves = _moved_from(check.node)
             if source in number_of:
-                self.early.append((number_of[source], partial(_check_moved, check.check, moves)))
+                moved = partial(_check_moved, check.check, moves) if moves else check.check
+                self.early.append((number_of[source], moved))
             else:
                 self.late.append((len(outputs), check.check))
                 outputs.append(check.node)
@@ -168,8 +167,9 @@ class CompiledCall:
     def _prepare(self) -> None:
         """Sort inputs and outputs by where they come from and go to."""
         executable = self.executable
-        self.addresses = executable.new_addresses()
-        self.list_of_addresses = address_of(self.addresses)
+        addresses = executable.new_addresses()
+        self.list_of_addresses = address_of(addresses)
+        self.addresses = memoryview(addresses.data)  # an element is set in half the time
         count = executable.input_count
         self.bound: list[Any] = [None] * count
         self.arguments: list[tuple[int, int]] = []
@@ -196,13 +196,21 @@ class CompiledCall:
                 self._bind(number, scalar)
         self.moved = list(self.states)
         self.passing = [state.number for state in self.states if state.tensor is None]
-        self.state_read = Sources(state.tensor for state in self.states)  # a guard says that it stays so
+        # Which of them require a gradient stays so, says a guard.
+        self.results = Results(self.result, Sources(state.tensor for state in self.states))
         self.kinds = executable.output_kinds
         self.outputs: list[Any] = [None] * len(self.kinds)
         in_place = set(executable.overwrites)
         kept = in_place | {output for _, output in self.gradients if output is not None}
-        self.given_out = [(output, ResultMemory(*kind)) for output, kind in enumerate(self.kinds) if output not in kept]
+        self.given_out = [
+            (output, executable.output_start + output, ResultMemory(*kind))
+            for output, kind in enumerate(self.kinds)
+            if output not in kept
+        ]
         self.rewritten = [(place, output) for place, output in self.state if output not in in_place]
+        self.has_more_inputs = bool(
+            self.states or self.host_arrays or self.early or self.recorder.before or self.scalars
+        )
         self.reads = [action for action in self.recorder.before if isinstance(action, Read)]
 
     def _bind(self, number: int, array: NDArray[Any]) -> None:
@@ -218,34 +226,18 @@ class CompiledCall:
 
     # -------------------------------------------------------------------------------------- may it be used?
 
+    def serves(self, args: tuple[Any, ...], leaves: list[Any]) -> bool:
+        """Tell whether the program may be used for arguments of its form, which go into `leaves`; if so, quickly."""
+        return self.form is not None and self.form.fits(args, leaves) and self.mismatch(leaves) is None
+
     def mismatch(self, leaves: Sequence[Any]) -> Mismatch | None:
         """Return what has changed since the trace that the program took for granted; None where it may be used."""
-        if self.mode != autograd.is_recording():
-            return "whether graphs are recorded", self.mode, not self.mode
-        for guard in self.objects:
-            changed = guard.difference()
-            if changed is not None:
-                return changed
-        modules = self.modules
-        if self.changes_seen != tracing.changes or (modules.held and modules.containers_differ()):
-            changed = modules.difference()
-            if changed is not None:
-                return changed
-            self.changes_seen = tracing.changes
-        for other in self.recorder.guards:
-            now = other.read()
-            if now != other.expected:
-                return other.what, other.expected, now
-        found = self._state_mismatch(leaves) if self.states or self.missing else None
-        return self._number_mismatch() if found is None and self.recorder.number_guards else found
-
-    def _number_mismatch(self) -> Mismatch | None:
-        numbers = [action.read() for action in self.reads]
-        for guard in self.recorder.number_guards:
-            value = guard.number.evaluate(numbers)
-            if guard.question(value) != guard.expected:
-                return guard.what, guard.expected, value
-        return None
+        found = self.premises.mismatch()
+        if found is None and (self.states or self.missing):
+            found = self._state_mismatch(leaves)
+        if found is None and self.recorder.number_guards:
+            found = number_mismatch(self.recorder.number_guards, self.reads)
+        return found
 
     def _state_mismatch(self, leaves: Sequence[Any]) -> Mismatch | None:
         """Look at every Tensor that the program reads; note those whose array is not the one of the last call."""
@@ -281,7 +273,9 @@ class CompiledCall:
             done: list[Effect] = []
             draws = random.raw_state() if self.draws else None
             try:
-                self._bind_inputs(leaves, done)
+                self._bind_arguments(leaves)
+                if self.has_more_inputs:
+                    self._bind_other_inputs(leaves, done)
                 if self.look is not None:
                     self.look(self)
                 self._bind_outputs(leaves)
@@ -302,7 +296,8 @@ class CompiledCall:
         """Make the inputs of a call what they would be, without running it; effects beside computing happen."""
         self.moved = list(self.states)
         self.passing = [state.number for state in self.states if state.tensor is None]
-        self._bind_inputs(leaves, [])
+        self._bind_arguments(leaves)
+        self._bind_other_inputs(leaves, [])
 
     @contextmanager
     def as_if_called(self, leaves: Sequence[Any]) -> Iterator[list[NDArray[Any]]]:
@@ -315,10 +310,15 @@ class CompiledCall:
             self.recorder.undo_effects()
             random.set_state(draws)
 
-    def _bind_inputs(self, leaves: Sequence[Any], done: list[Effect]) -> None:
+    def _bind_arguments(self, leaves: Sequence[Any]) -> None:
+        bound = self.bound
         for number, leaf in self.arguments:
             one = leaves[leaf]
-            self._bind(number, np.ascontiguousarray(one if isinstance(one, np.ndarray) else one.cached_data))
+            array = np.ascontiguousarray(one if isinstance(one, np.ndarray) else one.cached_data)
+            if bound[number] is not array:
+                self._bind(number, array)
+
+    def _bind_other_inputs(self, leaves: Sequence[Any], done: list[Effect]) -> None:
         for number, array in self.host_arrays:
             self._bind(number, np.ascontiguousarray(array))
         for state in self.moved:
@@ -359,9 +359,9 @@ class CompiledCall:
         self._bind_output(state.output, array)
 
     def _bind_outputs(self, leaves: Sequence[Any]) -> None:
-        outputs, addresses, start = self.outputs, self.addresses, self.executable.output_start
-        for output, memory in self.given_out:
-            outputs[output], addresses[start + output] = memory.take()
+        outputs, addresses = self.outputs, self.addresses
+        for output, at, memory in self.given_out:
+            outputs[output], addresses[at] = memory.take()
         for place, kept in self.gradients:
             if kept is None:
                 continue
@@ -388,8 +388,8 @@ class CompiledCall:
                 tensor.grad = None
             elif tensor.grad is None or tensor.grad.cached_data is not outputs[kept]:
                 tensor.grad = Tensor.make_const(outputs[kept])
-        result = results_of_call(self.result, outputs, leaves, self.state_read)
-        for output, _ in self.given_out:
+        result = self.results.of_call(outputs, leaves)
+        for output, _, _ in self.given_out:
             outputs[output] = None  # theirs who have it now
         return result
 

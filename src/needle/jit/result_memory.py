@@ -7,7 +7,7 @@ when nobody else refers to it, be it by a Tensor, a view, a buffer or a weak ref
 
 from __future__ import annotations
 
-import sys
+from sys import getrefcount
 from typing import Any
 from weakref import getweakrefcount
 
@@ -21,12 +21,13 @@ __all__ = ["ResultMemory"]
 _Held = tuple[NDArray[Any], int]  # an array and its address
 
 
-def _references(held: _Held) -> int:
-    return sys.getrefcount(held[0])
+def _own_references() -> int:
+    held: _Held = np.empty(0), 0
+    return getrefcount(held[0])
 
 
 # As many references as are counted where there is none but our own.
-_OWN_REFERENCES = _references((np.empty(0), 0))
+_OWN_REFERENCES = _own_references()
 
 
 class ResultMemory:
@@ -46,18 +47,15 @@ class ResultMemory:
     def take(self) -> _Held:
         """Return an array whose values nobody needs, and its address: the one given out last where that is free."""
         newer, older = self.newer, self.older
-        if newer is not None and self._is_free(newer):
+        if newer is not None and getrefcount(newer[0]) == _OWN_REFERENCES and self._is_as_made(newer[0]):
             return newer
-        if older is None or not self._is_free(older):
+        if older is None or getrefcount(older[0]) != _OWN_REFERENCES or not self._is_as_made(older[0]):
             array = np.empty(self.shape, self.dtype)
             older = array, address_of(array)
         self.newer, self.older = older, newer
         return older
 
-    def _is_free(self, held: _Held) -> bool:
-        """Tell whether nobody else refers to an array, and nobody who did has changed its form."""
-        if _references(held) != _OWN_REFERENCES:
-            return False
-        array = held[0]
+    def _is_as_made(self, array: NDArray[Any]) -> bool:
+        """Tell whether nobody who had an array has changed its form, and nobody waits for it to go."""
         as_made = array.shape == self.shape and array.dtype == self.dtype and array.flags.carray
         return as_made and not getweakrefcount(array)

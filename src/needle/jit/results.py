@@ -7,7 +7,7 @@ is a gradient left out in silence.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NoReturn
 
 from needle import tracing
@@ -16,7 +16,7 @@ from needle.errors import GradientError
 from needle.jit.arguments import map_leaves
 from needle.jit.recorder import ArgumentPlace, Place, StatePlace
 
-__all__ = ["Known", "Output", "Sources", "find_tensor", "results_of_call", "without_graph"]
+__all__ = ["Known", "Output", "Results", "Sources", "find_tensor", "without_graph"]
 
 
 class Output:
@@ -83,45 +83,84 @@ class CompiledCallOp(TensorOp):
         )
 
 
-def results_of_call(value: Any, outputs: Sequence[Any], leaves: Sequence[Any], state: Sources) -> Any:
-    """Return a traced result with its marks replaced by what they stand for in a call.
+class Results:
+    """Makes what a call returns: the traced result, its marks replaced by what they stand for.
 
     Args:
         value: the result, with `Output` and `Known` in it.
-        outputs: the arrays that the program computed.
-        leaves: the call's Tensors and arrays.
-        state: the other Tensors that it read.
+        state: the Tensors that the program reads beside its arguments.
     """
-    op: CompiledCallOp | None = None
 
-    def made(mark: Any) -> Any:
-        nonlocal op
-        array = outputs[mark.number]
-        if not mark.is_tensor:
-            return array
-        tensor = Tensor.make_const(array, mark.requires_grad)
-        if mark.requires_grad:
-            op = op or CompiledCallOp(Sources(leaves), state)
-            tensor.op = op
+    __slots__ = ("_make", "_state", "has_graph")
+
+    def __init__(self, value: Any, state: Sources) -> None:
+        self._state = state
+        self.has_graph = _requires_grad(value)
+        self._make = _maker(value)
+
+    def of_call(self, outputs: Sequence[Any], leaves: Sequence[Any]) -> Any:
+        """Return the result of a call.
+
+        Args:
+            outputs: the arrays that the program computed.
+            leaves: the call's Tensors and arrays.
+        """
+        return self._make(outputs, leaves, CompiledCallOp(Sources(leaves), self._state) if self.has_graph else None)
+
+
+# Makes part of a result of the program's outputs, the call's leaves, and the operator of Tensors that have a graph.
+_Make = Callable[[Sequence[Any], Sequence[Any], CompiledCallOp | None], Any]
+
+
+def _requires_grad(value: Any) -> bool:
+    if type(value) is Output:
+        return value.is_tensor and value.requires_grad
+    if isinstance(value, dict):
+        return any(map(_requires_grad, value.values()))
+    return isinstance(value, (tuple, list)) and any(map(_requires_grad, value))
+
+
+def _maker(value: Any) -> _Make:
+    """Return what makes a part of the result: what kind it is, is looked up here, once for all calls."""
+    if type(value) is Output:
+        return _output_maker(value)
+    if type(value) is Known:
+        place = value.place
+        return lambda _, leaves, __: find_tensor(place, leaves)
+    if isinstance(value, tracing.HostNumber):
+        return lambda *_: value.value
+    if isinstance(value, (tuple, list)):
+        return _sequence_maker(type(value), [_maker(one) for one in value])
+    if isinstance(value, dict):
+        named = {key: _maker(one) for key, one in value.items()}
+        return lambda outputs, leaves, op: {key: make(outputs, leaves, op) for key, make in named.items()}
+    return lambda *_: value
+
+
+def _sequence_maker(kind: Any, makers: Sequence[_Make]) -> _Make:
+    def as_list(outputs: Sequence[Any], leaves: Sequence[Any], op: CompiledCallOp | None) -> list[Any]:
+        return [make(outputs, leaves, op) for make in makers]
+
+    if issubclass(kind, list):
+        return as_list
+    if hasattr(kind, "_fields"):
+        return lambda *given: kind(*as_list(*given))
+    return lambda *given: kind(as_list(*given))
+
+
+def _output_maker(mark: Output) -> _Make:
+    number, new = mark.number, Tensor.make_const
+    if not mark.is_tensor:
+        return lambda outputs, _, __: outputs[number]
+    if not mark.requires_grad:
+        return lambda outputs, _, __: new(outputs[number])
+
+    def with_graph(outputs: Sequence[Any], _: Sequence[Any], op: CompiledCallOp | None) -> Tensor:
+        tensor = new(outputs[number], requires_grad=True)
+        tensor.op = op
         return tensor
 
-    def put(value: Any) -> Any:  # noqa: PLR0911  one line a kind
-        if type(value) is Output:
-            return made(value)
-        if type(value) is Known:
-            return find_tensor(value.place, leaves)
-        if isinstance(value, tracing.HostNumber):
-            return value.value
-        if isinstance(value, tuple):
-            parts = [put(one) for one in value]
-            return type(value)(*parts) if hasattr(value, "_fields") else type(value)(parts)
-        if isinstance(value, list):
-            return [put(one) for one in value]
-        if isinstance(value, dict):
-            return {key: put(one) for key, one in value.items()}
-        return value
-
-    return put(value)
+    return with_graph
 
 
 def without_graph(value: Any) -> Any:

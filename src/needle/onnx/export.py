@@ -23,7 +23,8 @@ from needle.compiler.primitives import PRIMITIVES
 from needle.compiler.simplify import simplify
 from needle.errors import CompileError, DTypeError, SettingError, TraceError
 from needle.jit.arguments import flatten, map_leaves
-from needle.jit.function import JitFunction, follow_call
+from needle.jit.follow import follow_call
+from needle.jit.function import JitFunction
 from needle.jit.program import CompiledCall
 from needle.jit.recorder import ArgumentPlace, Draw, HostArray, HostScalar, OperatorResult, StatePlace
 from needle.nn import Buffer, Module, Parameter

@@ -6,7 +6,6 @@ often as it was chosen. And the gradient of that is choosing again.
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -27,10 +26,16 @@ def as_class_indices(labels: Array, num_classes: int, called: str = "labels") ->
         DataError: a label is no whole number from 0 to num_classes − 1.
     """
     if hasattr(labels, "check_when_run"):  # a traced array, whose values come later
-        labels.check_when_run(partial(check_class_labels, num_classes=num_classes, called=called))
+        labels.check_when_run(lambda values: check_class_labels(values, num_classes, called))
     else:
         check_class_labels(labels, num_classes, called)
     return labels if labels.dtype.kind in "iu" else array_namespace(labels).astype(labels, int64)
+
+
+# For each dtype of integers, the unsigned one of its size, in which negative numbers are at least so large.
+_UNSIGNED = {
+    np.dtype(f"{kind}{size}"): (np.dtype(f"u{size}"), 1 << (8 * size - 1)) for kind in "iu" for size in (1, 2, 4, 8)
+}
 
 
 def check_class_labels(labels: Array, num_classes: int, called: str = "labels") -> None:
@@ -41,8 +46,14 @@ def check_class_labels(labels: Array, num_classes: int, called: str = "labels") 
     """
     if not labels.size:
         return
-    xp = array_namespace(labels)
+    if type(labels) is np.ndarray and labels.dtype in _UNSIGNED:
+        dtype, least_negative = _UNSIGNED[labels.dtype]
+        unsigned = labels.view(dtype)
+        # In a fraction of the time that `min` and `max` take for some hundred labels.
+        if num_classes <= least_negative and unsigned.item(unsigned.argmax()) < num_classes:
+            return
     is_integer = labels.dtype.kind in "iu"
+    xp = array_namespace(labels)
     if is_integer and labels.min() >= 0 and labels.max() < num_classes:
         return
     indices = labels if is_integer else xp.astype(xp.where(xp.isfinite(labels), labels, -1), xp.int64)
