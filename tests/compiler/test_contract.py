@@ -18,10 +18,11 @@ from needle.compiler import Graph, TracedArray, input_node, interpret
 from needle.compiler import tiling as tiling_module
 from needle.compiler.executable import Executable
 from needle.compiler.host import Host
+from needle.compiler.matrices import Product
 from needle.compiler.schedule import schedule
 from needle.compiler.steps import Contraction
 from needle.compiler.thread_count import set_num_threads
-from needle.compiler.tiling import Product, Split, Tiling, choose_tiling
+from needle.compiler.tiling import Split, Tiling, choose_tiling
 
 LAYOUTS = ["nn", "nt", "tn", "tt"]
 
@@ -283,7 +284,8 @@ def test_tiles_fit_the_registers() -> None:
     for rows, columns, inner in itertools.product([1, 7, 100, 784], [1, 10, 100, 500], [1, 100, 3000]):
         for host in (HOST, Host("any", "", 32, 16, True, 32 << 10, 512 << 10), Host("any", "", 16, 32, False, 1, 1)):
             tiling = tiling_of(rows, inner, columns, host)
-            assert tiling.rows.largest * tiling.vectors.largest + tiling.vectors.largest < host.vector_registers
+            loaded = tiling.vectors.largest if tiling.sum_lanes == 1 else tiling.rows.largest
+            assert tiling.rows.largest * tiling.vectors.largest + loaded < host.vector_registers
             assert tiling.vectors.total * tiling.lanes >= columns
             assert tiling.rows.smallest >= 1
 
@@ -374,6 +376,67 @@ def test_epilogue_of_a_turned_product_agrees(name: str, columns: int, any_thread
         for got, wanted in zip(compiled(arrays), expected, strict=True):
             tolerance = 2e-2 if got.dtype == np.float16 else 1e-4
             np.testing.assert_allclose(got.astype("f8"), wanted.astype("f8"), rtol=tolerance, atol=tolerance)
+
+
+# -- products with few columns, of which vectors are along the sum
+
+
+def tiling_along(rows: int, inner: int, columns: int) -> Tiling:
+    return tiling_of(rows, inner, columns, replace(HOST, vector_bytes=64, vector_registers=32))
+
+
+def test_vectors_are_along_the_sum_where_columns_are_few_and_sums_are_long() -> None:
+    assert tiling_along(250, 500, 10).sum_lanes == 16
+    assert tiling_along(250, 500, 10).vectors == Split(10, 1)
+    assert tiling_along(250, 20, 10).sum_lanes == 1
+    assert tiling_along(250, 500, 16).sum_lanes == 1
+    assert tiling_along(8, 500, 10).sum_lanes == 1
+    assert tiling_along(250, 50_000, 10).sum_lanes == 1
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("layout", ["nn", "nt"])
+@pytest.mark.parametrize("columns", [1, 3, 10, 17, 20])
+def test_products_with_vectors_along_the_sum_agree_with_exact_ones(columns: int, layout: str, dtype: str) -> None:
+    for rows, inner in [(250, 500), (101, 160), (3, 333), (1, 407)]:
+        assert_product(rows, inner, columns, layout, dtype)
+
+
+@pytest.mark.parametrize("name", EPILOGUES)
+@pytest.mark.parametrize("columns", [3, 10, 17])
+def test_epilogue_of_a_product_with_vectors_along_the_sum_agrees(name: str, columns: int, any_threads: None) -> None:
+    rows, inner = 101, 300
+    rest = [normal(columns), normal(rows, 1), normal(columns, rows), normal(rows, columns) > 0]
+    arrays = [normal(rows, inner), normal(inner, columns) / 16, *rest]
+    compiled = compile_function(with_product(EPILOGUES[name]), *arrays)
+    (step,) = compiled.program.steps
+    assert isinstance(step, Contraction)
+    assert step.epilogue
+    expected = interpret(compiled.graph, arrays)
+    for threads in (1, 2, 3):
+        set_num_threads(threads)
+        for got, wanted in zip(compiled(arrays), expected, strict=True):
+            tolerance = 2e-2 if got.dtype == np.float16 else 1e-4
+            np.testing.assert_allclose(got.astype("f8"), wanted.astype("f8"), rtol=tolerance, atol=tolerance)
+
+
+def test_what_is_not_finite_stays_in_its_row_and_column_where_vectors_are_along_the_sum() -> None:
+    a, b = normal(40, 205), normal(205, 10)
+    a[7, 0], a[9, 204], b[0, 3], b[204, 5] = np.nan, np.inf, np.inf, np.nan
+    (got,) = compile_function(lambda x, y: x @ y, a, b)([a, b])
+    with np.errstate(invalid="ignore"):
+        np.testing.assert_array_equal(np.isfinite(got), np.isfinite(a.astype("f8") @ b))
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_batches_and_views_with_vectors_along_the_sum_agree(shared: bool) -> None:
+    a, b = normal(4, 50, 2, 200), normal(210, 10) if shared else normal(4, 210, 10)
+
+    def product(x: Any, y: Any) -> Any:
+        return x[:, ::2, 1, :] @ y[..., 10:, :]
+
+    (got,) = compile_function(product, a, b)([a, b])
+    np.testing.assert_allclose(got, product(a.astype("f8"), b), rtol=1e-5, atol=1e-4)
 
 
 def test_batches_of_turned_products_agree() -> None:

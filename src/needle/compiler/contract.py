@@ -17,6 +17,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from needle.compiler.along_sums import render_along_sums
 from needle.compiler.elements import Element
 from needle.compiler.host import Host
 from needle.compiler.long_sums import render_pieces
@@ -29,6 +30,7 @@ from needle.compiler.spreading import render_spread, times_in_memory
 from needle.compiler.steps import Contraction
 from needle.compiler.tiles import Tiles
 from needle.compiler.tiling import choose_tiling
+from needle.compiler.turning import TurnedTiles
 
 __all__ = ["render_contraction"]
 
@@ -46,6 +48,8 @@ def render_contraction(step: Contraction, host: Host, packs_once: bool = False) 
             kernels.append(Kernel(f"{step.name}_finish", step.out.shape, (), step.epilogue, step.sources))
         return [render_kernel(kernel) for kernel in kernels]
     product, tiling = choose_tiling(step, host, packs_once)
+    if tiling.sum_lanes > 1:
+        return render_along_sums(step, product, tiling)
     phases: list[RenderedKernel] = []
     left, right = (step.b, step.a) if product.is_turned else (step.a, step.b)
     a, a_buffer = left_panels(product, tiling), left.buffer
@@ -67,7 +71,8 @@ def render_contraction(step: Contraction, host: Host, packs_once: bool = False) 
     dtypes = a_buffer.dtype, step.out.dtype if tiling.pack_b else b_buffer.dtype
     elements = [Element(dtype, dtype, step.out.dtype) for dtype in dtypes]
     sources = [source_of(*one) for one in zip((a, b), (tiling.pack_a, tiling.pack_b), elements, strict=True)]
-    work = Tiles(step, product, tiling, *sources, panels=b if tiling.packs_in_blocks else None)
+    tiles = TurnedTiles if product.is_turned else Tiles
+    work = tiles(step, product, tiling, *sources, panels=b if tiling.packs_in_blocks else None)
     rendered = work.render(a_buffer, b_buffer)
     return [*phases, *(render_pieces(step, tiling, rendered) if tiling.pieces > 1 else [rendered])]
 

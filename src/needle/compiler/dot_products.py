@@ -23,6 +23,7 @@ from needle.compiler.elements import PAIR, Element, join_pairs
 from needle.compiler.host import Host
 from needle.compiler.ir import SSA, Function
 from needle.compiler.loops import Buffer
+from needle.compiler.matrices import Layout, Product
 from needle.compiler.packing import Copy, Panels, load_vector, render_pack
 from needle.compiler.render import RenderedKernel
 from needle.compiler.sources import left_panels, right_panels, source_of
@@ -30,7 +31,7 @@ from needle.compiler.spreading import render_spread, times_in_memory
 from needle.compiler.steps import Contraction
 from needle.compiler.tile_sums import TileSums
 from needle.compiler.tiles import Tiles
-from needle.compiler.tiling import Layout, Product, Tiling, divide
+from needle.compiler.tiling import Tiling, divide
 
 __all__ = ["render_dot_product"]
 
@@ -68,7 +69,7 @@ def render_dot_product(step: Contraction, host: Host) -> list[RenderedKernel]:
         source_of(panels, packed, Element(buffer.dtype, PAIR, PAIR))
         for panels, packed, buffer in ((a, tiling.pack_a, a_buffer), (b, tiling.pack_b, b_buffer))
     )
-    return [*phases, Tiles(step, product, tiling, a_source, b_source, sums=_DotSums).render(a_buffer, b_buffer)]
+    return [*phases, _DotTiles(step, product, tiling, a_source, b_source).render(a_buffer, b_buffer)]
 
 
 def _in_pairs(product: Product) -> Product:
@@ -177,3 +178,9 @@ class _DotSums(TileSums):
         f.declarations.add(f"declare {so_far.type} @{name}({so_far.type}, {pairs}, {pairs})")
         one, other = (f.emit(pairs, f"bitcast {value} to {pairs}") for value in (a, b))
         return f.emit(so_far.type, f"call {so_far.type} @{name}({so_far}, {one}, {other})")
+
+
+class _DotTiles(Tiles):
+    """Writes the function that computes tiles of sums of pairs' products."""
+
+    sums_type = _DotSums

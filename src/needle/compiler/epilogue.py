@@ -10,10 +10,11 @@ from __future__ import annotations
 
 from needle.compiler.ir import SSA, Function, llvm_type
 from needle.compiler.loops import axis_places, buffer_place, buffers_read
+from needle.compiler.matrices import Product
 from needle.compiler.packing import coordinates, offset
 from needle.compiler.render import render_stores
 from needle.compiler.steps import Contraction
-from needle.compiler.tiling import Product, Tiling
+from needle.compiler.tiling import Tiling
 
 __all__ = ["Epilogue"]
 

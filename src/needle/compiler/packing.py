@@ -15,8 +15,9 @@ from dataclasses import dataclass
 from needle.compiler.elements import Element
 from needle.compiler.ir import SSA, Function, llvm_type
 from needle.compiler.loops import Buffer
+from needle.compiler.matrices import Layout
 from needle.compiler.render import RenderedKernel
-from needle.compiler.tiling import Layout, Split
+from needle.compiler.tiling import Split
 
 __all__ = [
     "Copy",

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 from needle.compiler.elements import Element
 from needle.compiler.ir import SSA, Function
+from needle.compiler.matrices import Product
 from needle.compiler.packing import Panels, offset
-from needle.compiler.tiling import Product, Tiling
+from needle.compiler.tiling import Tiling
 
 __all__ = ["Source", "left_panels", "right_panels", "source_of"]
 

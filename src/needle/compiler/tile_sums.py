@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from needle.compiler.ir import SSA, Function
+from needle.compiler.matrices import Product
 from needle.compiler.packing import load_vector, opaque, prefetch, splat
 from needle.compiler.sources import Source
-from needle.compiler.tiling import Product, Tiling
+from needle.compiler.tiling import Tiling
 
 __all__ = ["TileSums"]
 

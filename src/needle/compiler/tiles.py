@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from needle.compiler.epilogue import Epilogue
 from needle.compiler.ir import SSA, llvm_type
 from needle.compiler.loops import Buffer
+from needle.compiler.matrices import Product
 from needle.compiler.operand import Clip
 from needle.compiler.packing import (
     Panels,
@@ -27,10 +28,9 @@ from needle.compiler.steps import Contraction
 from needle.compiler.thread_count import available_processors
 from needle.compiler.tile_sums import TileSums
 from needle.compiler.tiles_function import TilesFunction
-from needle.compiler.tiling import Product, Split, Tiling
-from needle.compiler.turning import turning_function
+from needle.compiler.tiling import Split, Tiling
 
-__all__ = ["Tiles"]
+__all__ = ["TilePlace", "Tiles"]
 
 # Fewer multiply-adds than this are done by one thread.
 _WORTH_SHARING = 400_000
@@ -39,7 +39,7 @@ _BANDS_EACH = 2
 
 
 @dataclass(frozen=True, slots=True)
-class _TilePlace:
+class TilePlace:
     """Where a tile's operands and its result begin, the columns from there on, and the part of the sum to do.
 
     The first column is that of the result, also where the product gives it transposed.
@@ -65,8 +65,12 @@ class Tiles:
         a: where the left operand lies.
         b: and the right one.
         panels: of the right operand, where each block makes its own.
-        sums: what writes the loops over the sums of a tile.
+
+    Attributes:
+        sums_type: what writes the loops over the sums of a tile.
     """
+
+    sums_type: type[TileSums] = TileSums
 
     def __init__(
         self,
@@ -77,7 +81,6 @@ class Tiles:
         b: Source,
         *,
         panels: Panels | None = None,
-        sums: type[TileSums] = TileSums,
     ) -> None:
         self.step = step
         self.product = product
@@ -86,11 +89,8 @@ class Tiles:
         self.b = b
         # Sums that nobody else reads go no further than a piece of the stack.
         self.writes_out = step.keeps_out or tiling.cuts > 1
-        own_width, own_height = tiling.b_width, tiling.rows.largest
-        if product.is_turned:
-            own_width, own_height = tiling.a_width, tiling.b_width
-        row_stride = product.out.outer if self.writes_out else own_width
-        self.epilogue = Epilogue(step, product, tiling, row_stride)
+        height, width = self.own_shape()
+        self.epilogue = self.make_epilogue(product.out.outer if self.writes_out else width)
         names = self.epilogue.pointers
         written = ["%out"] * self.writes_out + [names[buffer] for buffer in self.epilogue.writes]
         read = ["%a", "%b", *(names[buffer] for buffer in self.epilogue.reads)]
@@ -101,15 +101,20 @@ class Tiles:
             self.cuts = SSA("%first", "i64"), SSA("%last", "i64")
             parameters += map(str, self.cuts)
         self.f = TilesFunction(f"{step.name}_tiles", parameters, "nounwind noinline #0")
-        self.tile = self.f.slot(llvm_type(step.out.dtype), own_height * own_width)
-        if product.is_turned:
-            self.sums_slot = self.f.slot(llvm_type(step.out.dtype), tiling.a_width * tiling.b_width)
-            self.f.add(turning_function(f"{self.f.name}.turn", tiling, step.out.dtype, row_stride))
-        self.sums = sums(self.f, product, tiling, a, b)
+        self.tile = self.f.slot(llvm_type(step.out.dtype), height * width)
+        self.sums = self.sums_type(self.f, product, tiling, a, b)
         self.panels = panels
         self.b_pointer = SSA("%b", "ptr")
         if panels is not None:
             self.b_pointer = self.f.slot(llvm_type(step.out.dtype), tiling.block[1] * panels.inner * panels.width)
+
+    def own_shape(self) -> tuple[int, int]:
+        """Return the rows and columns of a tile's piece of the stack."""
+        return self.tiling.rows.largest, self.tiling.b_width
+
+    def make_epilogue(self, row_stride: int) -> Epilogue:
+        """Return what follows a tile, given how many elements apart rows of its sums are."""
+        return Epilogue(self.step, self.product, self.tiling, row_stride)
 
     def render(self, a: Buffer, b: Buffer) -> RenderedKernel:
         """Return the function."""
@@ -152,9 +157,9 @@ class Tiles:
     def _bands(self) -> Bands | None:
         """Return the bands of columns that blocks below each other are; None where they are uneven or few."""
         product, split = self.product, self.tiling.vectors
-        if math.prod(product.batch) != 1 or split.largest != split.smallest or self.tiling.pieces > 1:
+        if product.is_turned or math.prod(product.batch) != 1 or split.largest != split.smallest:
             return None
-        if product.is_turned:
+        if self.tiling.pieces > 1:
             return None
         bands = Bands(product.columns, self.tiling.block[1] * split.largest * self.tiling.lanes)
         are_many = bands.count >= _BANDS_EACH * available_processors()
@@ -229,7 +234,7 @@ class Tiles:
         first_column = f.binary("mul nsw", first_vector, f.integer(tiling.lanes))
         first = (first_column, first_row) if product.is_turned else (first_row, first_column)
         bounds = self._bounds(at, cut)
-        place = _TilePlace(
+        place = TilePlace(
             self.a.begin(f, at, row, first_row),
             self._begin_of_b(at, panel, own, first_column),
             offset(f, [*at, *first], [*product.out.batch, product.out.outer, 1]),
@@ -243,7 +248,7 @@ class Tiles:
             with f.when(is_tall):
                 for is_wide, vectors in self._variants(tiling.vectors, width):
                     with f.when(is_wide):
-                        self._sums(place, rows, vectors)
+                        self.write_sums(place, rows, vectors)
 
     def _bounds(self, at: Sequence[SSA], cut: SSA) -> list[tuple[SSA, SSA]]:
         """Return where each axis of the sum begins and ends in a cut, for the tiles at a place in the batch."""
@@ -290,17 +295,14 @@ class Tiles:
 
     # -- one tile
 
-    def _sums(self, place: _TilePlace, rows: int, vectors: int) -> None:
+    def write_sums(self, place: TilePlace, rows: int, vectors: int) -> None:
         """Write one size's code: the sums so far, the loop, and the store."""
-        if self.product.is_turned:
-            self._turned_sums(place, rows, vectors)
-            return
         f, lanes = self.f, self.tiling.lanes
         scalar = llvm_type(self.step.out.dtype)
-        masks = self._masks(place, vectors)
+        masks = self.masks(place, vectors)
         target = f.address("%out", scalar, place.out) if self.writes_out else self.tile
         stride = self.epilogue.row_stride
-        addresses = [self._moved(target, i * stride + j * lanes) for i in range(rows) for j in range(vectors)]
+        addresses = [self.moved(target, i * stride + j * lanes) for i in range(rows) for j in range(vectors)]
         align = self.step.out.dtype.itemsize
         vector = f"<{lanes} x {scalar}>"
         starts = []
@@ -310,36 +312,20 @@ class Tiles:
                 before = load_vector(f, vector, address, masks[number % vectors], align)
                 zero = f.select(place.is_first, zero, before)
             starts.append(zero)
-        sums = self._loop(place, (rows, vectors, masks), starts)
+        sums = self.loop(place, (rows, vectors, masks), starts)
         for number, address in enumerate(addresses):
             store_vector(f, sums[number], address, masks[number % vectors] if self.writes_out else None, align)
         if self.step.epilogue:
             with f.when(place.is_last):
                 self.epilogue.call(f, target, (place.out, place.first_column), (rows, vectors))
 
-    def _turned_sums(self, place: _TilePlace, rows: int, vectors: int) -> None:
-        """Write one size's code where vectors are along the result's rows."""
-        f, tiling, dtype = self.f, self.tiling, self.step.out.dtype
-        lanes, scalar = tiling.lanes, llvm_type(dtype)
-        masks = self._masks(place, vectors)
-        starts = [SSA("zeroinitializer", f"<{lanes} x {scalar}>")] * (rows * vectors)
-        sums = self._loop(place, (rows, vectors, masks), starts)
-        for number, one in enumerate(sums):
-            i, j = divmod(number, vectors)
-            f.store(one, self._moved(self.sums_slot, i * tiling.b_width + j * lanes), dtype.itemsize)
-        target = f.address("%out", scalar, place.out) if self.writes_out else self.tile
-        height = f.intrinsic("smin", place.columns_left, f.integer(vectors * lanes))
-        f.do(f"call void @{f.name}.turn({target}, {self.sums_slot}, {height}, i64 {rows})")
-        if self.step.epilogue:
-            self.epilogue.call(f, target, (place.out, place.first_column), (height, -(-rows // lanes)))
-
-    def _loop(self, place: _TilePlace, tile: tuple[int, int, list[SSA | None]], starts: Sequence[SSA]) -> list[SSA]:
+    def loop(self, place: TilePlace, tile: tuple[int, int, list[SSA | None]], starts: Sequence[SSA]) -> list[SSA]:
         """Write the loop over a tile's sums and return them."""
         a = self.f.address("%a", self.a.element.unit, place.a)
         b = self.f.address(self.b_pointer.name, self.b.element.unit, place.b)
         return self.sums.write((a, b), place.bounds, tile, starts)
 
-    def _masks(self, place: _TilePlace, vectors: int) -> list[SSA | None]:
+    def masks(self, place: TilePlace, vectors: int) -> list[SSA | None]:
         """Return for each vector of a tile the mask of its columns: none where all are always there."""
         masks: list[SSA | None] = [None] * vectors
         columns = self.tiling.vectors
@@ -349,5 +335,6 @@ class Tiles:
             masks[-1] = mask_below(self.f, left, self.tiling.lanes)
         return masks
 
-    def _moved(self, address: SSA, elements: int) -> SSA:
+    def moved(self, address: SSA, elements: int) -> SSA:
+        """Return the address so many of the result's elements further on."""
         return self.f.address(address.name, llvm_type(self.step.out.dtype), self.f.integer(elements))

@@ -12,11 +12,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from needle.compiler.host import Host
-from needle.compiler.operand import Clip, Walk, refine, share_left
+from needle.compiler.matrices import Product
 from needle.compiler.steps import Contraction
 from needle.compiler.thread_count import available_processors
 
-__all__ = ["Layout", "Product", "Split", "Tiling", "choose_tiling", "divide", "least_cycles"]
+__all__ = ["Split", "Tiling", "choose_tiling", "divide", "least_cycles"]
 
 # A multiply-add takes so many cycles, and two can start in each: a tile with fewer sums in flight waits. Of the two
 # loads that a cycle could have, this many were measured beside multiply-adds.
@@ -38,6 +38,9 @@ _SHORTEST_CUT, _WIDEST_BLOCK = 256, 1024
 _PIECES = 8
 # A product that is turned takes longer to compile: it is to be so many times as fast.
 _WORTH_TURNING = 1.2
+# Loads in a cycle from the first cache; cycles to add up the elements of a vector of sums, one of many, and to copy an
+# element of the right operand so that vectors are along the sum.
+_NEAR_LOADS, _ADDING_UP, _TURNING = 2, 0.9, 0.4
 # Cycles that a tile waits for each vector of the right operand, which comes from the second cache.
 _FAR_LOAD = 0.8
 
@@ -61,147 +64,6 @@ class Split:
 
 
 @dataclass(frozen=True, slots=True)
-class Layout:
-    """Where an operand's elements lie: element strides along the batch axes, along the tiles, and along the sums.
-
-    The axes of the sums are nested, the last one innermost.
-    """
-
-    offset: int
-    batch: tuple[int, ...]
-    outer: int
-    inner: tuple[int, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Product:
-    """The sizes of a product and where its operands lie.
-
-    Rows that do not lie evenly are even along one axis; the others, and those of the batch, are `batch`. So is each
-    batch axis along which the right operand repeats: its stride there is 0.
-
-    Attributes:
-        batch: the lengths of all axes but rows and columns.
-        rows: the length of the axis that tiles are high along.
-        columns: the length of the axis that tiles are wide along.
-        sums: the lengths of the axes to sum over, the last one innermost.
-        item_bytes: an element's size.
-        a: the left operand's strides; `outer` is that of the rows.
-        b: the right operand's; `outer` is that of the columns.
-        out: the result's; `outer` is that of the rows, the columns lie side by side.
-        clips: where the left operand has elements: `row_step` is the number of a batch axis.
-        is_turned: whether the rows are the result's columns, which lie side by side, and the columns its rows.
-    """
-
-    batch: tuple[int, ...]
-    rows: int
-    columns: int
-    sums: tuple[int, ...]
-    item_bytes: int
-    a: Layout
-    b: Layout
-    out: Layout
-    clips: tuple[Clip, ...] = ()
-    is_turned: bool = False
-
-    @property
-    def result_columns(self) -> int:
-        """How many columns the result has."""
-        return self.rows if self.is_turned else self.columns
-
-    def turned(self) -> Product:
-        """Return the product that gives the result transposed: vectors are along the left operand's rows."""
-        return replace(self, rows=self.columns, columns=self.rows, a=self.b, b=self.a, is_turned=not self.is_turned)
-
-    @property
-    def inner(self) -> int:
-        """How many products each element of the result sums, where none is clipped."""
-        return math.prod(self.sums)
-
-    @property
-    def share(self) -> float:
-        """Which part of all products is left where sums are clipped."""
-        return share_left(self.clips, self.batch, self.sums)
-
-    @classmethod
-    def candidates(cls, step: Contraction) -> list[Product]:
-        """Return the ways to see a contraction: one for each axis that tiles may be high along."""
-        a, b = step.a, step.b
-        columns = b.shape[-1]
-        sums, a_inner, b_inner = _together(a.axes[-1], b.axes[-2])
-        size = columns
-        axes: list[_Axis] = []
-        clipped = {clip.row_step for clip in a.clips}
-        for a_walk, b_walk in reversed([*zip(a.axes[:-2], b.axes[:-2], strict=True), (a.axes[-2], None)]):
-            lengths = [length for length, _ in a_walk]
-            a_strides, b_strides = [stride for _, stride in a_walk], [0] * len(a_walk)
-            if b_walk is not None:
-                lengths, a_strides, b_strides = _together(a_walk, b_walk)
-            steps = enumerate(zip(lengths, a_strides, b_strides, strict=True))
-            for number, (length, a_stride, b_stride) in reversed(list(steps)):
-                clipped_step = number if b_walk is None and number in clipped else None
-                _put_in_front(axes, _Axis(length, (a_stride, b_stride, size), clipped_step))
-                size *= length
-        found = []
-        for place, rows in enumerate(axes):
-            a_row, b_row, out_row = rows.strides
-            if b_row or rows.clipped is not None:
-                continue
-            rest = axes[:place] + axes[place + 1 :]
-            a_batch, b_batch, out_batch = (tuple(axis.strides[i] for axis in rest) for i in range(3))
-            batch_of = {axis.clipped: number for number, axis in enumerate(rest)}
-            found.append(
-                cls(
-                    tuple(axis.length for axis in rest),
-                    rows.length,
-                    columns,
-                    tuple(sums),
-                    step.out.dtype.itemsize,
-                    Layout(a.offset, a_batch, a_row, tuple(a_inner)),
-                    Layout(b.offset, b_batch, b.axes[-1][0][1], tuple(b_inner)),
-                    Layout(0, out_batch, out_row, ()),
-                    tuple(
-                        clip if clip.row_step is None else replace(clip, row_step=batch_of[clip.row_step])
-                        for clip in a.clips
-                    ),
-                )
-            )
-        return found
-
-
-@dataclass(frozen=True, slots=True)
-class _Axis:
-    """An axis of a result: its length, its strides in both operands and the result, and which clipped step it is."""
-
-    length: int
-    strides: tuple[int, int, int]
-    clipped: int | None
-
-
-def _together(a: Walk, b: Walk) -> tuple[list[int], list[int], list[int]]:
-    found = refine(a, b)
-    assert found is not None, "the schedule leaves no walks that cannot be gone together"
-    return found
-
-
-def _put_in_front(axes: list[_Axis], axis: _Axis) -> None:
-    """Put an axis before others, joined with the first one where that is even and repeats the right operand too."""
-    if axis.length == 1 and axes:
-        return
-    repeats = axis.strides[1] == 0
-    if axes and axes[0].length == 1 and repeats:
-        axes[0] = axis
-        return
-    if axes and axis.clipped is None and axes[0].clipped is None:
-        first = axes[0]
-        even = all(s == i * first.length for s, i in zip(axis.strides, first.strides, strict=True))
-        if first.strides[1] == 0 and repeats and even:
-            axes[0] = _Axis(axis.length * first.length, first.strides, None)
-            return
-    axes.insert(0, axis)
-
-
-@dataclass(frozen=True, slots=True)
 class Tiling:
     """The division of one product.
 
@@ -216,6 +78,7 @@ class Tiling:
         block: how many tiles, down and across, are finished before the next block of tiles is begun.
         pack_a: whether the left operand is copied into panels.
         pack_b: and the right one.
+        sum_lanes: how many neighbouring steps of the sum a vector has: more than one where vectors are along the sum.
         packs_in_blocks: whether each block makes the panels that it needs, just before it needs them, instead of one
             copy of the whole right operand.
     """
@@ -231,6 +94,7 @@ class Tiling:
     second: Split = Split(1, 1)
     all_by_cuts: bool = False
     pieces: int = 1
+    sum_lanes: int = 1
 
     @property
     def cuts(self) -> int:
@@ -254,12 +118,45 @@ def choose_tiling(step: Contraction, host: Host, packs_once: bool = False) -> tu
     `packs_once` says that others have the same right operand, and will share what is packed.
     """
     upright = Product.candidates(step)
+    along = _along_sums(step, upright, host)
+    if along is not None:
+        return along
     turned = [one.turned() for one in upright if one.a.outer == 1 and not one.clips]
     product, tiling = divide([*upright, *turned], host, may_pack_in_blocks=not packs_once)
     # The sums of a tile that is turned are stored once, and what follows them wants whole rows of the result.
     if product.is_turned and (tiling.cuts > 1 or (step.epilogue and tiling.rows.count > 1)):
         product, tiling = divide(upright, host, may_pack_in_blocks=not packs_once)
     return product, (tiling if step.epilogue else _in_pieces(product, tiling))
+
+
+def _along_sums(step: Contraction, candidates: Sequence[Product], host: Host) -> tuple[Product, Tiling] | None:
+    """Return a product whose vectors are along the sum, and how to divide it; None where others are as fast.
+
+    Each tile keeps a vector of sums for each of its elements, and adds up the vectors' elements in the end. Nothing is
+    lost where columns are few; but the vectors of all columns have to stay in the first cache.
+    """
+    found = []
+    for product in candidates:
+        lanes = host.vector_bytes // product.item_bytes
+        steps = -(-product.inner // lanes)
+        fits = steps * host.vector_bytes * product.columns <= host.first_cache_bytes
+        if product.a.inner != (1,) or product.clips or not fits:
+            continue
+        columns, rows = _choose_tile(product.columns, product.rows, steps, host.vector_registers)
+        if step.epilogue and columns.count > 1:
+            continue
+        batch, block, pack_b = math.prod(product.batch), (rows.count, columns.count), product.b.inner != (1,)
+        packed = math.prod(n for n, stride in zip(product.batch, product.b.batch, strict=True) if stride) * pack_b
+        cycles = batch * (_loop_cycles(columns, rows, steps) + _ADDING_UP * product.rows * product.columns)
+        cycles += _TURNING * packed * product.columns * product.inner
+        tiling = Tiling(rows, columns, 1, Split(product.inner, 1), block, False, pack_b, sum_lanes=lanes)
+        found.append((cycles, product, tiling))
+    if not found:
+        return None
+    cycles, product, tiling = min(found, key=lambda choice: choice[0])
+    _, other, down, across = _best(candidates, host)
+    others = math.prod(other.batch) * _loop_cycles(down, across, other.inner)
+    return (product, tiling) if cycles < others else None
 
 
 def _in_pieces(product: Product, tiling: Tiling) -> Tiling:
@@ -276,15 +173,7 @@ def _in_pieces(product: Product, tiling: Tiling) -> Tiling:
 
 def divide(candidates: Sequence[Product], host: Host, may_pack_in_blocks: bool = False) -> tuple[Product, Tiling]:
     """Return the best of several ways to see a product, and how to divide it on this host."""
-    choices = []
-    for product in candidates:
-        lanes = host.vector_bytes // product.item_bytes
-        tile = _choose_tile(product.rows, -(-product.columns // lanes), product.inner, host.vector_registers)
-        cycles = _cycles(*tile, product.inner)
-        if product.is_turned:
-            cycles = _WORTH_TURNING * (cycles + _turning_cycles(*tile, lanes))
-        choices.append((cycles * math.prod(product.batch), product, tile))
-    _, product, (rows, vectors) = min(choices, key=lambda choice: choice[0])
+    _, product, rows, vectors = _best(candidates, host)
     lanes = host.vector_bytes // product.item_bytes
     pack_a = _is_worth_packing_a(product, vectors, host)
     pack_b = _is_worth_packing_b(product, rows, host)
@@ -299,6 +188,19 @@ def divide(candidates: Sequence[Product], host: Host, may_pack_in_blocks: bool =
     return product, Tiling(
         rows, vectors, lanes, inner, block, pack_a, pack_b, own_block is not None, second, all_by_cuts
     )
+
+
+def _best(candidates: Sequence[Product], host: Host) -> tuple[float, Product, Split, Split]:
+    """Return the cycles of the best of several ways to see a product, that, and its tiles."""
+    choices = []
+    for product in candidates:
+        lanes = host.vector_bytes // product.item_bytes
+        rows, vectors = _choose_tile(product.rows, -(-product.columns // lanes), product.inner, host.vector_registers)
+        cycles = _cycles(rows, vectors, product.inner)
+        if product.is_turned:
+            cycles = _WORTH_TURNING * (cycles + _turning_cycles(rows, vectors, lanes))
+        choices.append((cycles * math.prod(product.batch), product, rows, vectors))
+    return min(choices, key=lambda choice: choice[0])
 
 
 def least_cycles(step: Contraction, host: Host) -> float:
@@ -338,6 +240,16 @@ def _turning_cycles(rows: Split, vectors: Split, lanes: int) -> float:
     """Count the cycles that it takes to transpose tiles square by square, and to store what that gives."""
     squares = sum(down * -(-height // lanes) for height, down in _sizes(rows)) * vectors.total
     return squares * lanes * (math.log2(lanes) / 2 + 1)
+
+
+def _loop_cycles(rows: Split, vectors: Split, inner: int) -> float:
+    """Count the cycles of a product's innermost loops, with what they load in the first cache."""
+    steps = [
+        (down * across, max(height * width / _PORTS, (height + width) / _NEAR_LOADS, _LATENCY))
+        for height, down in _sizes(rows)
+        for width, across in _sizes(vectors)
+    ]
+    return inner * sum(count * cycles for count, cycles in steps)
 
 
 def _sizes(split: Split) -> list[tuple[int, int]]:
