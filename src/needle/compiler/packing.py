@@ -20,6 +20,7 @@ from needle.compiler.render import RenderedKernel
 from needle.compiler.tiling import Split
 
 __all__ = [
+    "SQUARE",
     "Copy",
     "Panels",
     "coordinates",
@@ -40,7 +41,7 @@ _STEPS_AHEAD, _ELEMENTS_AHEAD = 32, 64
 # Steps of the sum in one piece of work for a thread: fewer where all panels have their turn at them.
 _PIECE, _SHORT_PIECE = 128, 64
 # The side of the squares that are transposed in registers. Larger ones are little faster, and long to compile.
-_SQUARE = 8
+SQUARE = 8
 # Fewer elements than this are copied by one thread; copying one takes as long as so many operations.
 _WORTH_SHARING, _COPY_COST = 60_000, 4
 
@@ -303,7 +304,7 @@ class Copy:
 
     def _along_sums(self, begin: SSA, end: SSA) -> None:
         f, panels = self.f, self.panels
-        side, steps = min(panels.lanes, _SQUARE), self.steps
+        side, steps = min(panels.lanes, SQUARE), self.steps
         short = min(side, steps)
         mask = mask_below(f, f.integer(short), side) if short < side else None
         last = f.integer(panels.outer - 1)

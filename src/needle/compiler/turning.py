@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from needle.compiler.ir import SSA, Function, llvm_type
 from needle.compiler.loops import Buffer
-from needle.compiler.packing import mask_below, offset, store_vector, transposed
+from needle.compiler.packing import SQUARE, mask_below, offset, store_vector, transposed
 from needle.compiler.render import RenderedKernel
 from needle.compiler.tiles import TilePlace, Tiles
 
@@ -46,7 +46,7 @@ class TurnedTiles(Tiles):
         """Return the function that stores `height` rows of the result, `width` of its columns, of a tile's sums."""
         parameters = ["ptr noalias %out", "ptr noalias %sums", "i64 %height", "i64 %width"]
         f = Function(f"{self.f.name}.turn", parameters, "nounwind noinline #0")
-        dtype, lanes, apart = self.step.out.dtype, self.tiling.lanes, self.tiling.b_width
+        dtype, lanes, apart = self.step.out.dtype, min(SQUARE, self.tiling.lanes), self.tiling.b_width
         scalar, align = llvm_type(dtype), dtype.itemsize
         vector, height, width = f"<{lanes} x {scalar}>", SSA("%height", "i64"), SSA("%width", "i64")
         square = f.slot(scalar, lanes * lanes)
