@@ -143,7 +143,7 @@ def with_product(rest: Callable[..., Any]) -> Callable[..., Any]:
 @pytest.fixture(params=[20, 700], ids=["whole sums", "cut sums"])
 def inner(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
     """The length of the sums: of the long ones the epilogue has to wait for the last part."""
-    monkeypatch.setattr(tiling_module, "_depth", lambda product, vectors, host: 300)
+    monkeypatch.setattr(tiling_module, "_depth", lambda product, rows, vectors, host: 300)
     return request.param
 
 
@@ -336,15 +336,18 @@ def test_equal_layers_share_their_functions() -> None:
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize(("rows", "inner", "columns"), [(500, 250, 10), (101, 33, 10), (7, 5, 3), (64, 40, 17)])
+@pytest.mark.parametrize(
+    ("rows", "inner", "columns"),
+    [(500, 250, 10), (101, 33, 10), (7, 5, 3), (64, 40, 17), (503, 1300, 10), (700, 1200, 1)],
+)
 def test_turned_products_agree_with_exact_ones(rows: int, inner: int, columns: int, dtype: str) -> None:
     assert_product(rows, inner, columns, "tn", dtype)
     assert_product(rows, inner, columns, "tt", dtype)
 
 
 def test_a_product_with_few_columns_is_turned_where_its_rows_lie_side_by_side() -> None:
-    def product(layout: str, columns: int, host: Host) -> Product:
-        a, b = input_node((250, 500), np.dtype("f4")), input_node((250, columns), np.dtype("f4"))
+    def product(layout: str, columns: int, host: Host, inner: int = 250) -> Product:
+        a, b = input_node((inner, 500), np.dtype("f4")), input_node((inner, columns), np.dtype("f4"))
         left, right = TracedArray(a), TracedArray(b)
         graph = Graph((a, b), ((left.T @ right if layout == "tn" else right.T @ left).node,))
         (step,) = schedule(graph).steps
@@ -356,6 +359,7 @@ def test_a_product_with_few_columns_is_turned_where_its_rows_lie_side_by_side() 
     assert turned.is_turned
     assert (turned.rows, turned.columns, turned.result_columns) == (10, 500, 10)
     assert not product("nt", 10, wide).is_turned
+    assert product("tn", 10, wide, inner=4000).is_turned
     assert not product("tn", 64, wide).is_turned
 
 

@@ -178,7 +178,7 @@ def divide(candidates: Sequence[Product], host: Host, may_pack_in_blocks: bool =
     pack_a = _is_worth_packing_a(product, vectors, host)
     pack_b = _is_worth_packing_b(product, rows, host)
     own_block = _packing_block(product, rows, vectors, host) if pack_b and may_pack_in_blocks else None
-    cuts = 1 if own_block is not None else -(-product.inner // _depth(product, vectors, host))
+    cuts = 1 if own_block is not None else -(-product.inner // _depth(product, rows, vectors, host))
     first, next_one, *rest = *product.sums, 1
     inner, second = Split(first, min(cuts, first)), Split(next_one, min(-(-cuts // first), next_one))
     depth = inner.largest * second.largest * math.prod(rest)
@@ -259,16 +259,18 @@ def _sizes(split: Split) -> list[tuple[int, int]]:
     return [(size, count) for size, count in pairs if count and size]
 
 
-def _depth(product: Product, vectors: Split, host: Host) -> int:
+def _depth(product: Product, rows: Split, vectors: Split, host: Host) -> int:
     """Return how long a sum may be before what it takes leaves the second cache.
 
     Where the whole left operand stays there, it is enough that a few panels of the right one do beside it: all rows'
-    tiles read a panel before the next one's turn. Otherwise its rows have to; and the left operand's columns, where
-    tiles share their lines.
+    tiles read a panel before the next one's turn. Where one tile has all rows of a turned product, nobody reads a panel
+    again; sums stay whole if there are as many tiles as there would be pieces. Otherwise the right operand's rows have
+    to stay there; and the left operand's columns, where tiles share their lines.
     """
     left_bytes = product.rows * product.inner * product.item_bytes
     panel_bytes = vectors.largest * host.vector_bytes * product.inner
-    if left_bytes <= host.second_cache_bytes // 2 and panel_bytes <= host.second_cache_bytes // 8:
+    is_read_once = product.is_turned and rows.count == 1 and vectors.count >= _PIECES
+    if left_bytes <= host.second_cache_bytes // 2 and (is_read_once or panel_bytes <= host.second_cache_bytes // 8):
         return product.inner
     columns = min(product.columns, _WIDEST_BLOCK)
     if product.a.outer == 1:
