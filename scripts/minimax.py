@@ -191,12 +191,20 @@ FITS = [
         {"float64": 24},
     ),
     Fit(
-        "ERF",
-        erf_exponent,
-        lambda x: x * x * mpmath.erfc(x) / mpmath.erf(x) if x else mpf(10) ** -30,
-        mpf(10) ** -6,
-        mpf(4),
-        {"float32": 8},
+        "ERF_NEAR",  # erf x = x + x q(x²)
+        over_square(mpmath.erf, lambda x: x, 1),
+        lambda z: mpmath.sqrt(z) / mpmath.erf(mpmath.sqrt(z)),
+        mpf(10) ** -9,
+        mpf("1.15") ** 2,
+        {"float32": 6},
+    ),
+    Fit(
+        "ERF_FAR",  # erf x = 1 − q(x)⁸
+        lambda x: mpmath.erfc(x) ** (ONE / 8),
+        lambda x: 8 * mpmath.erfc(x) ** (ONE - ONE / 8) / mpmath.erf(x),
+        mpf("1.15"),
+        mpf("3.95"),
+        {"float32": 6},
     ),
     Fit(
         "TANH",  # tanh x = x + x³ q(x²)

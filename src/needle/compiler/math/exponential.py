@@ -153,12 +153,32 @@ def cosh(x: Value) -> Value:
 
 
 def erf(x: Value) -> Value:
-    """Return erf x = 1 − exp(−u(a)) with the sign of x, a = |x| and u(a) = 2/√π a + a² q(a).
+    """Return erf x, which is 1 to the last digit from |x| = 6 (4) on."""
+    return _erf_by_exponent(x) if x.format is DOUBLE else _erf_by_power(x)
+
+
+def _erf_by_exponent(x: Value) -> Value:
+    """Return 1 − exp(−u(a)) with the sign of x, a = |x| and u(a) = 2/√π a + a² q(a).
 
     u is −log(erfc a), which is smooth: one polynomial serves near 0, where all digits of u matter, and far out, where
-    few do. At a = 6 (4) the function is 1 to the last digit.
+    few do.
     """
-    a = clamp(absolute(x), None, 6.0 if x.format is DOUBLE else 4.0)
+    a = clamp(absolute(x), None, 6.0)
     high, low = TWO_OVER_ROOT_PI[x.format.dtype]
     u = fma(a, high, fma(a * a, polynomial(a, COEFFICIENTS["ERF", x.format.dtype]), a * low))
     return copysign(fraction_of_expm1(-u), x)
+
+
+def _erf_by_power(x: Value) -> Value:
+    """Return x + x q(x²) below 1.15, and from there on 1 − q(a)⁸ with the sign of x, a = |x|: erfc a is 0.1 and less.
+
+    The polynomials are of one degree, so that choosing their coefficients is all that it takes to have both: it costs
+    no multiplication.
+    """
+    a = clamp(absolute(x), None, 3.95)
+    is_near = a < 1.15
+    both = zip(COEFFICIENTS["ERF_NEAR", x.format.dtype], COEFFICIENTS["ERF_FAR", x.format.dtype], strict=True)
+    chosen = [select(is_near, a.of_same_type(near), far) for near, far in both]
+    q = polynomial(select(is_near, a * a, a), chosen)
+    fourth = (q * q) * (q * q)
+    return select(is_near, fma(x, q, x), copysign(fma(-fourth, fourth, 1.0), x))

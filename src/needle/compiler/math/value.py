@@ -253,18 +253,18 @@ def _converted(instruction: str, a: Value, target: str) -> Value:
 _LONG = 5
 
 
-def polynomial(x: Value, coefficients: Sequence[float]) -> Value:
+def polynomial(x: Value, coefficients: Sequence[Operand]) -> Value:
     """Return Σ coefficients[k] xᵏ by Horner's rule, a long one by Horner's rule in x² for pairs of coefficients.
 
     Each step waits for the one before, about four cycles, in which a processor could begin eight others. By pairs there
     are half as many steps, for one multiplication more.
     """
-    terms: list[Value | float] = list(coefficients)
+    terms: list[Operand] = list(coefficients)
     power = x
     if len(terms) >= _LONG:
         pairs = [fma(x, high, low) for low, high in zip(terms[::2], terms[1::2], strict=False)]
         terms, power = [*pairs, *terms[2 * len(pairs) :]], x * x
-    total = x.of_same_type(terms[-1])
+    total: Value = x.of_same_type(terms[-1])
     for term in reversed(terms[:-1]):
         total = fma(total, power, term)
     return total
