@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
+
+import numpy as np
 
 from needle.autograd import Tensor, gradients_of
 from needle.compiler import TracedArray
 from needle.device import Array, array_namespace
 from needle.dtype import float32, float64, is_narrow
-from needle.errors import DataError, DTypeError, GradientError, SettingError
+from needle.errors import DataError, DTypeError, GradientError, SettingError, ShapeError
 from needle.tracing import guard, made_state
 
 __all__ = ["GradientAccumulator"]
@@ -69,29 +71,29 @@ class GradientAccumulator:
         """Σ wᵢ since the last `apply`."""
         return float(self._weight.numpy())
 
-    def add(self, loss: Tensor, weight: float = 1.0) -> None:
+    def add(self, loss: Tensor, weight: float | Tensor = 1.0) -> None:
         """Add the gradient of a loss, and let go of its graph. No `.grad` is touched.
 
         Args:
             loss: one number, such as the mean loss over a micro-batch.
-            weight: how much it counts, such as the number of samples in the micro-batch.
+            weight: how much it counts, such as the number of samples in the micro-batch; a Tensor () where a compiled
+                function is to serve several weights.
 
         Raises:
             GradientError: the loss is not one number, or depends on nothing that requires a gradient.
             SettingError: the weight is not a finite number above 0.
+            ShapeError: the weight is a Tensor that has axes.
         """
-        if not (math.isfinite(weight) and weight > 0):
-            raise SettingError(f"GradientAccumulator.add: the weight is finite and above 0, got {weight}")
+        w = _read_weight(weight)
         if loss.size != 1:
             raise GradientError(f"GradientAccumulator.add: the loss is one number, got shape {loss.shape}")
         if not loss.requires_grad:
             raise GradientError("GradientAccumulator.add: the loss depends on nothing that requires a gradient")
-        weight = float(weight)
         for p, gradient in zip(self.params, gradients_of(loss, loss.ones_like(), self.params), strict=True):
             if gradient is not None:
-                g = _weighted(gradient.realize_cached_data(), weight)
+                g = _weighted(gradient.realize_cached_data(), w)
                 _put(self._sum(p, g), g)
-        _put(self._weight, weight)
+        _put(self._weight, w)
 
     def apply(self) -> None:
         """Set `.grad` of every parameter to the weighted mean, and start anew.
@@ -102,10 +104,7 @@ class GradientAccumulator:
             GradientError: nothing was added since the last call.
         """
         weight = self._weight.realize_cached_data()
-        if isinstance(weight, TracedArray):
-            weight.check_when_run(_check_added)
-        else:
-            _check_added(weight)
+        _check_values(weight, _check_added)
         guard(self._reached, "which parameters gradients were added for")
         for p in self.params:
             p.grad = _mean(self._sums[p].realize_cached_data(), weight, p) if p in self._sums else None
@@ -123,15 +122,41 @@ class GradientAccumulator:
         return tuple(map(id, self._sums))
 
 
+def _read_weight(weight: float | Tensor) -> Any:
+    if not isinstance(weight, Tensor):
+        _check_weight(weight)
+        return float(weight)
+    if weight.shape != ():
+        raise ShapeError(f"GradientAccumulator.add: the weight is one number, got shape {weight.shape}")
+    w = weight.realize_cached_data()
+    _check_values(w, _check_weight)
+    return w
+
+
+def _check_values(array: Array, check: Callable[[Any], None]) -> None:
+    """Look at values now, in a trace in each call."""
+    if isinstance(array, TracedArray):
+        array.check_when_run(check)
+    else:
+        check(array)
+
+
+def _check_weight(weight: Any) -> None:
+    weight = np.asarray(weight).item()
+    if not (math.isfinite(weight) and weight > 0):
+        raise SettingError(f"GradientAccumulator.add: the weight is finite and above 0, got {weight}")
+
+
 def _check_added(weight: Any) -> None:
     if not weight:
         raise GradientError("GradientAccumulator.apply: nothing was added since the last call")
 
 
-def _put(total: Tensor, term: Array | float) -> None:
+def _put(total: Tensor, term: Any) -> None:
     data = total.realize_cached_data()
+    xp = array_namespace(data)
     # NumPy makes scalars of results without axes: `asarray` makes arrays of them again.
-    total.cached_data = array_namespace(data).asarray(data + term, dtype=data.dtype)
+    total.cached_data = xp.asarray(data + xp.asarray(term, dtype=data.dtype))
 
 
 def _zeros(total: Tensor) -> Array:
@@ -140,10 +165,11 @@ def _zeros(total: Tensor) -> Array:
     return xp.zeros(data.shape, dtype=data.dtype)
 
 
-def _weighted(g: Array, weight: float) -> Array:
+def _weighted(g: Array, weight: Any) -> Array:
     """Return weight·g, of float16 and bfloat16 in float32: small terms would vanish in a sum of so few digits."""
     xp = array_namespace(g)
-    return weight * (xp.astype(g, float32) if is_narrow(g.dtype) else g)
+    dtype = float32 if is_narrow(g.dtype) else g.dtype
+    return xp.asarray(weight, dtype=dtype) * xp.astype(g, dtype)
 
 
 def _mean(total: Array, weight: Array, p: Tensor) -> Tensor:

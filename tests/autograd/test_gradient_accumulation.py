@@ -7,7 +7,7 @@ import pytest
 
 import needle as ndl
 from needle import nn
-from needle.errors import DataError, DTypeError, GradientError, SettingError
+from needle.errors import DataError, DTypeError, GradientError, SettingError, ShapeError
 
 rng = np.random.default_rng(0)
 X, Y = rng.standard_normal((22, 5)), rng.integers(0, 3, 22)
@@ -113,6 +113,12 @@ def test_wrong_use_is_an_error_and_changes_nothing():
     for weight in (0, -1.0, float("nan"), float("inf")):
         with pytest.raises(SettingError, match="the weight is finite and above 0"):
             accumulator.add(w.sum(), weight)
+        with pytest.raises(SettingError, match="the weight is finite and above 0"):
+            accumulator.add(w.sum(), ndl.Tensor(float(weight)))
+        with pytest.raises(SettingError, match="the weight is finite and above 0"):
+            ndl.jit(lambda weight: accumulator.add(w.sum(), weight))(ndl.Tensor(float(weight)))
+    with pytest.raises(ShapeError, match=r"the weight is one number, got shape \(1,\)"):
+        accumulator.add(w.sum(), ndl.Tensor([1.0]))
     assert accumulator.total_weight == 0
     assert w.grad is None
 
@@ -152,6 +158,18 @@ def test_compiled_micro_batches_equal_eager_ones(whole):
         trained.append([p.numpy() for p in model.parameters()])
     for eager, other in zip(*trained, strict=True):
         np.testing.assert_allclose(other, eager, rtol=1e-10)
+
+
+def test_one_program_serves_all_weights_that_come_as_tensors():
+    w = ndl.Tensor([2.0])
+    accumulator = ndl.GradientAccumulator([w])
+    add = ndl.jit(lambda x, weight: accumulator.add((w * x).sum(), weight))
+    add(ndl.Tensor([3.0]), ndl.Tensor(1.0, dtype="float32"))
+    add(ndl.Tensor([7.0]), ndl.Tensor(3.0, dtype="float32"))
+    assert accumulator.total_weight == 4
+    accumulator.apply()
+    assert w.grad.tolist() == [6]
+    assert add.cache_info().traces == 1
 
 
 def test_compiled_calls_that_fail_leave_the_sums_alone():

@@ -12,9 +12,9 @@ from typing import Any, TypeAlias
 
 from needle.autocasting import autocast
 from needle.autograd import Tensor, no_grad
-from needle.device import array_namespace
 from needle.dtype import as_dtype, float16, float32, is_narrow
 from needle.errors import SettingError
+from needle.gradient_accumulation import GradientAccumulator
 from needle.jit import jit
 from needle.optim import GradScaler, Optimizer
 from needle.train.averaging import ExponentialMovingAverage
@@ -81,9 +81,7 @@ class TrainingStep:
         self.precision = precision or Precision("float32")
         self.clip_norm, self.average = clip_norm, average
         self.is_accumulated, self.keeps_outputs, self.compiled = is_accumulated, keeps_outputs, compiled
-        self._sums = self._zeros() if is_accumulated else {}
-        self._reached: set[Tensor] = set()
-        self._weight = Tensor(0.0, dtype=float32, requires_grad=False)
+        self._accumulator = GradientAccumulator(p for p in optimizer.params if p.requires_grad)
         self._gradients = jit(self._compute_gradients)
         self._update = jit(self._make_update)
 
@@ -106,40 +104,21 @@ class TrainingStep:
         """Step the optimizer along the gradients since the last update."""
         (self._update if self.compiled else self._make_update)()
 
-    def _zeros(self) -> dict[Tensor, Tensor]:
-        wanted = dict.fromkeys(p for p in self.optimizer.params if p.requires_grad)
-        dtypes = {p: float32 if is_narrow(p.dtype) else p.dtype for p in wanted}
-        return {
-            p: Tensor(array_namespace(p.realize_cached_data()).zeros(p.shape, dtype=dtype), requires_grad=False)
-            for p, dtype in dtypes.items()
-        }
-
     def _compute_gradients(self, inputs: Any, targets: Any, weight: Tensor | None = None) -> Measured:
         with self.precision.casting():
             outputs = self.forward(inputs)
             loss = self.loss_fn(outputs, targets)
         if loss.requires_grad:
-            (loss if self.precision.scaler is None else self.precision.scaler.scale(loss)).backward()
-        if weight is not None:
-            self._add(weight)
+            scaled = loss if self.precision.scaler is None else self.precision.scaler.scale(loss)
+            if weight is None:
+                scaled.backward()
+            else:
+                self._accumulator.add(scaled, weight)
         return loss.detach(), _detached(outputs) if self.keeps_outputs else None
-
-    def _add(self, weight: Tensor) -> None:
-        """Add this batch's gradients, and leave none behind that the next batch might be taken to have made."""
-        w = weight.realize_cached_data()
-        for parameter, total in self._sums.items():
-            if parameter.grad is None:
-                continue
-            self._reached.add(parameter)
-            g, so_far = parameter.grad.realize_cached_data(), total.realize_cached_data()
-            xp = array_namespace(g)
-            total.cached_data = so_far + xp.astype(w, so_far.dtype) * xp.astype(g, so_far.dtype)
-            parameter.grad = None
-        self._weight.cached_data = self._weight.realize_cached_data() + w
 
     def _make_update(self) -> None:
         if self.is_accumulated:
-            self._take_mean()
+            self._accumulator.apply()
         if self.precision.scaler is not None:
             self.precision.scaler.step(self.optimizer, self.clip_norm)
         else:
@@ -148,18 +127,6 @@ class TrainingStep:
             self.optimizer.step()
         if self.average is not None:
             self.average.update()
-
-    def _take_mean(self) -> None:
-        """Make the sums' weighted mean the parameters' gradients, and start sums anew."""
-        w = self._weight.realize_cached_data()
-        xp = array_namespace(w)
-        for parameter in (one for one in self._sums if one in self._reached):
-            total = self._sums[parameter]
-            so_far = total.realize_cached_data()
-            mean = so_far / xp.astype(w, so_far.dtype)
-            parameter.grad = Tensor.make_const(xp.astype(mean, parameter.dtype))
-            total.cached_data = xp.zeros_like(so_far)
-        self._weight.cached_data = xp.zeros_like(w)
 
 
 def measurement(
