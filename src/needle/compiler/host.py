@@ -3,15 +3,26 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
 import llvmlite.binding as llvm
 
+from needle.errors import SettingError
+
 __all__ = ["Host", "host"]
+
+
+# Levels of x86-64 that a program can be compiled for instead of this processor: bytes of a vector, vector registers,
+# and features by which to know a processor that has the level. (System V ABI, AMD64 supplement, table 3.1.)
+_LEVELS = {
+    "x86-64-v3": (32, 16, ("avx2", "bmi2", "f16c", "fma")),
+    "x86-64-v4": (64, 32, ("avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl")),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,12 +59,20 @@ class Host:
 
 @cache
 def host() -> Host:
-    """Return the processor that this process runs on."""
+    """Return the processor to compile for: this process's, or the level of x86-64 that NEEDLE_CPU names.
+
+    Raises:
+        SettingError: NEEDLE_CPU names no level that this processor has.
+    """
     llvm.initialize_native_target()
     llvm.initialize_native_asmprinter()
     llvm.initialize_native_asmparser()
     is_x86 = llvm.get_process_triple().startswith(("x86_64", "i686", "amd64"))
     features = llvm.get_host_cpu_features()
+    caches = _cache_bytes(1) or 32 << 10, _cache_bytes(2) or 512 << 10
+    chosen = os.environ.get("NEEDLE_CPU")
+    if chosen:
+        return _of_level(chosen, [name for name in features if features[name]] if is_x86 else [], caches)
     if features.get("avx512f"):
         vector_bytes, registers = 64, 32
     elif features.get("avx"):
@@ -63,9 +82,19 @@ def host() -> Host:
     flags = features.flatten()
     # LLVM uses half the vector width of some processors unless told otherwise.
     flags = f"{flags},-prefer-256-bit" if is_x86 else flags
-    caches = _cache_bytes(1) or 32 << 10, _cache_bytes(2) or 512 << 10
     narrow = _has_tiles(features), vector_bytes == 64 and bool(features.get("avx512bf16"))
     return Host(llvm.get_host_cpu_name(), flags, vector_bytes, registers, is_x86, *caches, *narrow)
+
+
+def _of_level(level: str, features: Collection[str], caches: tuple[int, int]) -> Host:
+    there = [name for name, (_, _, needed) in _LEVELS.items() if set(needed) <= set(features)]
+    if level not in there:
+        raise SettingError(
+            f"NEEDLE_CPU is a level of x86-64 that this processor has ({' or '.join(there) or 'none'}), or not set; "
+            f"got {level!r}"
+        )
+    vector_bytes, registers, _ = _LEVELS[level]
+    return Host(level, "-prefer-256-bit", vector_bytes, registers, True, *caches)
 
 
 def _has_tiles(features: Mapping[str, bool]) -> bool:
