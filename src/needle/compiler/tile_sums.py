@@ -12,8 +12,8 @@ from needle.compiler.tiling import Tiling
 
 __all__ = ["TileSums"]
 
-# How many steps of the sum a line of memory is asked for before it is used.
-_AHEAD = 16
+# How many steps of the sum a line of memory is asked for before it is used: of panels, and of rows where they lie.
+_PANEL_AHEAD, _AHEAD = 32, 16
 
 
 class TileSums:
@@ -104,7 +104,9 @@ class TileSums:
             mask = None if self.tiling.pack_b else masks[j]
             row.append(self.load_right(self.b.element.moved(f, b, j * lanes), mask))
             if self.tiling.pack_b:
-                prefetch(f, self.b.element.moved(f, b, j * lanes + _AHEAD * self.b.inner[-1]))
+                prefetch(f, self.b.element.moved(f, b, j * lanes + _PANEL_AHEAD * self.b.inner[-1]))
+        if self.tiling.pack_a:
+            prefetch(f, self.a.element.moved(f, a, _PANEL_AHEAD * self.a.inner[-1]))
         if not (self.a.is_along_sums or self.tiling.pack_a):
             # Each step's elements lie in a line (or two) of their own, too far apart for the processor to foresee.
             for i in dict.fromkeys([0, rows - 1]):
