@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,10 @@ import pytest
 pytest.importorskip("llvmlite")
 
 import needle as ndl
+from needle.compiler.contract import render_contraction
+from needle.compiler.host import host
 from needle.compiler.operand import Clip, share_left
+from needle.compiler.steps import Contraction
 from needle.compiler.thread_count import set_num_threads
 
 from .compiled import assert_compiles, compile_function
@@ -149,3 +153,15 @@ def test_the_steps_inside_are_those_that_meet_the_condition(row_stride: int, sum
         assert list(clip.inside(row, 5)) == inside
         total += len(inside)
     assert share_left([clip], [6], [5]) == pytest.approx(total / 30)
+
+
+def test_neighbours_and_their_samples_are_summed_in_one_loop() -> None:
+    step, tensors = step_of((32, (8, 8), 16, 16, (3, 3), 1, 1, 1))
+    wide = replace(host(), vector_bytes=64, vector_registers=32)  # a tile of one size
+    loops = {}
+    for one in ndl.jit(step).lower(*tensors).program.executable.program.steps:
+        if isinstance(one, Contraction) and one.a.clips:
+            tiles = render_contraction(one, wide)[-1].function
+            loops.setdefault(one.out.shape, set()).add(tiles.text().count("asm"))
+    # Lines of the kernel, its elements and channels; lines of the image, and its elements with their samples.
+    assert loops == {(32, 8, 8, 16): {3}, (3, 3, 16, 16): {2}}

@@ -7,6 +7,8 @@ in the end. How many pieces there are depends on the product alone: every number
 
 from __future__ import annotations
 
+import math
+
 from needle.compiler.ir import SSA, llvm_type
 from needle.compiler.loops import Buffer, Call, Kernel, Load, Place, Store, Value
 from needle.compiler.packing import part_start
@@ -43,7 +45,9 @@ def render_pieces(step: Contraction, tiling: Tiling, tiles: RenderedKernel) -> l
         numbers = ", ".join(map(str, (low, high, *cuts)))
         f.do(f"call void @{tiles.function.name}({sums}, ptr %a, ptr %b, {numbers})")
     buffers = (pieces, *tiles.buffers[1:])
-    return [RenderedKernel(f, buffers, count * tiles.parts, True, 1), render_kernel(_total(step, pieces))]
+    # Fewer chunks are not over at once: pieces at an image's ends are shorter, and other kernels run beside them.
+    work = math.prod(step.out.shape) * step.a.shape[-1]
+    return [RenderedKernel(f, buffers, count * tiles.parts, True, 1, work=work), render_kernel(_total(step, pieces))]
 
 
 def _total(step: Contraction, pieces: Buffer) -> Kernel:

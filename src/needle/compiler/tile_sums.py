@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from needle.compiler.ir import SSA, Function
 from needle.compiler.matrices import Product
@@ -14,6 +15,16 @@ __all__ = ["TileSums"]
 
 # How many steps of the sum a line of memory is asked for before it is used: of panels, and of rows where they lie.
 _PANEL_AHEAD, _AHEAD = 32, 16
+
+
+@dataclass(frozen=True, slots=True)
+class _Loop:
+    """A loop over a sum: its bounds, how far apart its steps are in both operands, and whether there may be none."""
+
+    begin: SSA
+    end: SSA
+    strides: tuple[int, int]
+    may_be_empty: bool
 
 
 class TileSums:
@@ -49,22 +60,39 @@ class TileSums:
             tile: how many rows and vectors it has, and the vectors' masks.
             starts: the sums so far.
         """
-        return self._axis(0, at, bounds, tile, starts)
+        return self._axis(self._loops(bounds), at, tile, starts)
+
+    def _loops(self, bounds: Sequence[tuple[SSA, SSA]]) -> list[_Loop]:
+        """Return the loops over the sum: one for axes on which both operands go on evenly from one to the next.
+
+        An image's samples lie closest: a loop over them alone would be over and begun again too often.
+        """
+        f, sums = self.f, self.product.sums
+        clipped = {clip.sum_step for clip in self.product.clips}
+        loops: list[_Loop] = []
+        for axis, (begin, end) in enumerate(bounds):
+            strides, length = (self.a.inner[axis], self.b.inner[axis]), f.integer(sums[axis])
+            is_whole = axis not in clipped and (begin.name, end.name) == ("0", length.name)
+            if loops and is_whole and loops[-1].strides == tuple(sums[axis] * stride for stride in strides):
+                outer = loops.pop()
+                first, after_last = (f.binary("mul nsw", one, length) for one in (outer.begin, outer.end))
+                loops.append(_Loop(first, after_last, strides, outer.may_be_empty))
+            else:
+                loops.append(_Loop(begin, end, strides, axis in clipped))
+        return loops
 
     def _axis(
         self,
-        axis: int,
+        loops: Sequence[_Loop],
         at: tuple[SSA, SSA],
-        bounds: Sequence[tuple[SSA, SSA]],
         tile: tuple[int, int, Sequence[SSA | None]],
         starts: Sequence[SSA],
     ) -> list[SSA]:
-        """Write the loop over one axis of the sum, and those inside it."""
-        f, vector = self.f, starts[0].type
-        begin, end = bounds[axis][0], opaque(f, bounds[axis][1])
+        """Write the first of some loops over the sum, and the others inside it."""
+        f, vector, (loop, *inside) = self.f, starts[0].type, loops
+        begin, end = loop.begin, opaque(f, loop.end)
         before, body, done = f.block, f.fresh("body"), f.fresh("done")
-        may_be_empty = any(clip.sum_step == axis for clip in self.product.clips)
-        if may_be_empty:
+        if loop.may_be_empty:
             f.do(f"br {f.compare('slt', begin, end)}, label {body}, label {done}")
         else:
             f.do(f"br label {body}")
@@ -74,13 +102,11 @@ class TileSums:
         heads = len(f.lines)
         f.lines.extend([""] * (1 + len(kept)))
         a, b = (
-            f.address(
-                pointer.name, source.element.unit, f.binary("mul nsw", SSA(k, "i64"), f.integer(source.inner[axis]))
-            )
-            for pointer, source in zip(at, (self.a, self.b), strict=True)
+            f.address(pointer.name, source.element.unit, f.binary("mul nsw", SSA(k, "i64"), f.integer(stride)))
+            for pointer, source, stride in zip(at, (self.a, self.b), loop.strides, strict=True)
         )
-        if axis + 1 < len(self.product.sums):
-            sums = self._axis(axis + 1, (a, b), bounds, tile, kept)
+        if inside:
+            sums = self._axis(inside, (a, b), tile, kept)
         else:
             sums = self._step(a, b, tile, kept)
         f.lines.append(f"  {following} = add nsw i64 {k}, 1")
@@ -91,7 +117,7 @@ class TileSums:
         more = f.emit("i1", f"icmp slt i64 {following}, {end.name}")
         f.do(f"br {more}, label {body}, label {done}")
         f.label(done)
-        if not may_be_empty:
+        if not loop.may_be_empty:
             return sums
         either = f"phi {vector} [ {{}}, %{before} ], [ {{}}, %{latch} ]"
         return [f.emit(vector, either.format(one.name, new.name)) for one, new in zip(starts, sums, strict=True)]
