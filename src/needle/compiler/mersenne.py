@@ -9,6 +9,7 @@ Reference: M. Matsumoto, T. Nishimura, "Mersenne twister", 1998; 53-bit fraction
 from __future__ import annotations
 
 import ctypes
+import re
 from functools import cache
 from typing import Any
 
@@ -30,7 +31,7 @@ def fill_uniform(bit_generator: Any, out: NDArray[np.float64]) -> None:
 
 class _Code:
     def __init__(self) -> None:
-        text = _TEXT + f'attributes #0 = {{ {host().attributes} "target-features"="{host().features}" }}\n'
+        text = _spelt_out(_TEXT) + f'attributes #0 = {{ {host().attributes} "target-features"="{host().features}" }}\n'
         address, self.engine = load_object(cached_object(text, compile_object), "fill")
         self.fill = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64)(address)
 
@@ -40,109 +41,99 @@ def _code() -> _Code:
     return _Code()
 
 
-# The state: 624 words, then the position of the next one as a 32-bit integer. The loops are vectorised by LLVM: words
-# depend on words at least 227 places away.
-_TEXT = """
-define internal i32 @mixed(i32 %this, i32 %next, i32 %far) alwaysinline nounwind {
-  %upper = and i32 %this, -2147483648
-  %lower = and i32 %next, 2147483647
-  %y = or i32 %upper, %lower
-  %half = lshr i32 %y, 1
-  %bit = and i32 %y, 1
-  %all = sub i32 0, %bit
-  %matrix = and i32 %all, -1727483681
-  %one = xor i32 %far, %half
-  %two = xor i32 %one, %matrix
-  ret i32 %two
-}
+def _spelt_out(text: str) -> str:
+    """Return LLVM's text with vectors of one constant, `splat (type number)`, as versions before 19 know them."""
 
-define internal void @twist(ptr noalias %key) nounwind #0 {
+    def vector(found: re.Match[str]) -> str:
+        return f"<{', '.join([found[1]] * (16 if found[1].startswith('i32') else 8))}>"
+
+    return re.sub(r"splat \(([^)]*)\)", vector, text)
+
+
+# The state: 624 words, then the position of the next one as a 32-bit integer. Each word of the stream is made of those
+# 624, 623 and 227 places before it. So with the state and its successor side by side in memory, vectors of 16 words
+# follow each other without gaps, and a pair of words may lie across the two. A pair is one number of 64 bits in memory:
+# the first word its lower half, of which the upper 27 bits count, the second its upper half, of which 26 do.
+_TEXT = """
+declare void @llvm.memcpy.p0.p0.i64(ptr, ptr, i64, i1)
+
+define internal void @twist(ptr noalias %words) nounwind #0 {
 start:
-  br label %first
-first:
-  %i = phi i64 [ 0, %start ], [ %i1, %first ]
-  %i1 = add nuw nsw i64 %i, 1
-  %j = add nuw nsw i64 %i, 397
-  %p0 = getelementptr inbounds i32, ptr %key, i64 %i
-  %p1 = getelementptr inbounds i32, ptr %key, i64 %i1
-  %p2 = getelementptr inbounds i32, ptr %key, i64 %j
-  %a = load i32, ptr %p0, align 4
-  %b = load i32, ptr %p1, align 4
-  %c = load i32, ptr %p2, align 4
-  %d = call i32 @mixed(i32 %a, i32 %b, i32 %c)
-  store i32 %d, ptr %p0, align 4
-  %more = icmp ult i64 %i1, 227
-  br i1 %more, label %first, label %second
-second:
-  %k = phi i64 [ 227, %first ], [ %k1, %second ]
-  %k1 = add nuw nsw i64 %k, 1
-  %l = add nsw i64 %k, -227
-  %q0 = getelementptr inbounds i32, ptr %key, i64 %k
-  %q1 = getelementptr inbounds i32, ptr %key, i64 %k1
-  %q2 = getelementptr inbounds i32, ptr %key, i64 %l
-  %e = load i32, ptr %q0, align 4
-  %f = load i32, ptr %q1, align 4
-  %g = load i32, ptr %q2, align 4
-  %h = call i32 @mixed(i32 %e, i32 %f, i32 %g)
-  store i32 %h, ptr %q0, align 4
-  %again = icmp ult i64 %k1, 623
-  br i1 %again, label %second, label %last
-last:
-  %r0 = getelementptr inbounds i32, ptr %key, i64 623
-  %r2 = getelementptr inbounds i32, ptr %key, i64 396
-  %m = load i32, ptr %r0, align 4
-  %n = load i32, ptr %key, align 4
-  %o = load i32, ptr %r2, align 4
-  %w = call i32 @mixed(i32 %m, i32 %n, i32 %o)
-  store i32 %w, ptr %r0, align 4
+  br label %loop
+loop:
+  %i = phi i64 [ 0, %start ], [ %i1, %loop ]
+  %p0 = getelementptr inbounds i32, ptr %words, i64 %i
+  %p1 = getelementptr inbounds i32, ptr %p0, i64 1
+  %p2 = getelementptr inbounds i32, ptr %p0, i64 397
+  %p3 = getelementptr inbounds i32, ptr %p0, i64 624
+  %this = load <16 x i32>, ptr %p0, align 64
+  %next = load <16 x i32>, ptr %p1, align 4
+  %far = load <16 x i32>, ptr %p2, align 4
+  %upper = and <16 x i32> %this, splat (i32 -2147483648)
+  %lower = and <16 x i32> %next, splat (i32 2147483647)
+  %y = or <16 x i32> %upper, %lower
+  %half = lshr <16 x i32> %y, splat (i32 1)
+  %bit = and <16 x i32> %next, splat (i32 1)
+  %all = sub <16 x i32> zeroinitializer, %bit
+  %matrix = and <16 x i32> %all, splat (i32 -1727483681)
+  %one = xor <16 x i32> %far, %half
+  %two = xor <16 x i32> %one, %matrix
+  store <16 x i32> %two, ptr %p3, align 64
+  %i1 = add nuw nsw i64 %i, 16
+  %more = icmp ult i64 %i1, 624
+  br i1 %more, label %loop, label %done
+done:
   ret void
 }
 
-define internal i32 @tempered(i32 %x) alwaysinline nounwind {
-  %a = lshr i32 %x, 11
-  %b = xor i32 %x, %a
-  %c = shl i32 %b, 7
-  %d = and i32 %c, -1658038656
-  %e = xor i32 %b, %d
-  %f = shl i32 %e, 15
-  %g = and i32 %f, -272236544
-  %h = xor i32 %e, %g
-  %i = lshr i32 %h, 18
-  %j = xor i32 %h, %i
-  ret i32 %j
-}
-
-define internal double @fraction(i32 %first, i32 %second) alwaysinline nounwind {
-  %a = call i32 @tempered(i32 %first)
-  %b = call i32 @tempered(i32 %second)
-  %high = lshr i32 %a, 5
-  %low = lshr i32 %b, 6
-  %x = sitofp i32 %high to double
-  %y = sitofp i32 %low to double
-  %z = fmul double %x, 6.7108864e+07
-  %sum = fadd double %z, %y
-  %result = fmul double %sum, 0x3CA0000000000000
-  ret double %result
+define internal <8 x double> @fractions(ptr %words) alwaysinline nounwind {
+  %x = load <16 x i32>, ptr %words, align 4
+  %a = lshr <16 x i32> %x, splat (i32 11)
+  %b = xor <16 x i32> %x, %a
+  %c = shl <16 x i32> %b, splat (i32 7)
+  %d = and <16 x i32> %c, splat (i32 -1658038656)
+  %e = xor <16 x i32> %b, %d
+  %f = shl <16 x i32> %e, splat (i32 15)
+  %g = and <16 x i32> %f, splat (i32 -272236544)
+  %h = xor <16 x i32> %e, %g
+  %i = lshr <16 x i32> %h, splat (i32 18)
+  %j = xor <16 x i32> %h, %i
+  %pairs = bitcast <16 x i32> %j to <8 x i64>
+  %moved = shl <8 x i64> %pairs, splat (i64 21)
+  %high = and <8 x i64> %moved, splat (i64 9007199187632128)
+  %low = lshr <8 x i64> %pairs, splat (i64 38)
+  %both = or <8 x i64> %high, %low
+  %value = uitofp <8 x i64> %both to <8 x double>
+  %result = fmul <8 x double> %value, splat (double 0x3CA0000000000000)
+  ret <8 x double> %result
 }
 
 define internal void @convert(ptr noalias %words, ptr noalias %out, i64 %count) nounwind #0 {
 start:
-  %some = icmp sgt i64 %count, 0
-  br i1 %some, label %loop, label %done
-loop:
-  %i = phi i64 [ 0, %start ], [ %i1, %loop ]
+  %rest = alloca <8 x double>, align 64
+  br label %look
+look:
+  %i = phi i64 [ 0, %start ], [ %i1, %whole ]
   %two = shl nuw nsw i64 %i, 1
-  %odd = or i64 %two, 1
-  %p0 = getelementptr inbounds i32, ptr %words, i64 %two
-  %p1 = getelementptr inbounds i32, ptr %words, i64 %odd
-  %a = load i32, ptr %p0, align 4
-  %b = load i32, ptr %p1, align 4
-  %value = call double @fraction(i32 %a, i32 %b)
+  %p = getelementptr inbounds i32, ptr %words, i64 %two
   %q = getelementptr inbounds double, ptr %out, i64 %i
-  store double %value, ptr %q, align 8
-  %i1 = add nuw nsw i64 %i, 1
-  %more = icmp slt i64 %i1, %count
-  br i1 %more, label %loop, label %done
+  %i1 = add nuw nsw i64 %i, 8
+  %enough = icmp sle i64 %i1, %count
+  br i1 %enough, label %whole, label %end
+whole:
+  %values = call <8 x double> @fractions(ptr %p)
+  store <8 x double> %values, ptr %q, align 8
+  br label %look
+end:
+  %left = sub i64 %count, %i
+  %none = icmp eq i64 %left, 0
+  br i1 %none, label %done, label %few
+few:
+  %last = call <8 x double> @fractions(ptr %p)
+  store <8 x double> %last, ptr %rest, align 64
+  %bytes = shl i64 %left, 3
+  call void @llvm.memcpy.p0.p0.i64(ptr %q, ptr %rest, i64 %bytes, i1 false)
+  br label %done
 done:
   ret void
 }
@@ -150,51 +141,48 @@ done:
 define void @fill(ptr %key, ptr %out, i64 %count) nounwind #0 {
 start:
   %place = getelementptr inbounds i32, ptr %key, i64 624
+  %words = alloca [1264 x i32], align 64  ; a vector more: the last pairs are read together with what lies behind them
+  %following = getelementptr inbounds i32, ptr %words, i64 624
+  call void @llvm.memcpy.p0.p0.i64(ptr align 64 %words, ptr align 4 %key, i64 2496, i1 false)
+  %first = load i32, ptr %place, align 4
+  %begin = sext i32 %first to i64
   br label %go
 go:
-  %done = phi i64 [ 0, %start ], [ %after, %block ], [ %after_one, %across ]
+  %done = phi i64 [ 0, %start ], [ %after, %made ]
+  %at = phi i64 [ %begin, %start ], [ %kept, %made ]
   %finished = icmp sge i64 %done, %count
   br i1 %finished, label %over, label %look
 look:
-  %pos = load i32, ptr %place, align 4
-  %empty = icmp sge i32 %pos, 624
+  %empty = icmp sge i64 %at, 623
   br i1 %empty, label %refill, label %ready
 refill:
-  call void @twist(ptr %key)
-  store i32 0, ptr %place, align 4
+  call void @twist(ptr %words)
   br label %ready
 ready:
-  %now = phi i32 [ %pos, %look ], [ 0, %refill ]
-  %single = icmp eq i32 %now, 623
-  br i1 %single, label %across, label %block
-across:
-  %last = getelementptr inbounds i32, ptr %key, i64 623
-  %x = load i32, ptr %last, align 4
-  call void @twist(ptr %key)
-  %y = load i32, ptr %key, align 4
-  %one = call double @fraction(i32 %x, i32 %y)
-  %target_one = getelementptr inbounds double, ptr %out, i64 %done
-  store double %one, ptr %target_one, align 8
-  store i32 1, ptr %place, align 4
-  %after_one = add i64 %done, 1
-  br label %go
-block:
-  %wide = sext i32 %now to i64
-  %left = sub i64 624, %wide
+  %end = phi i64 [ 624, %look ], [ 1248, %refill ]
+  %left = sub i64 %end, %at
   %pairs = lshr i64 %left, 1
   %wanted = sub i64 %count, %done
   %less = icmp slt i64 %pairs, %wanted
-  %made = select i1 %less, i64 %pairs, i64 %wanted
-  %words = getelementptr inbounds i32, ptr %key, i64 %wide
+  %some = select i1 %less, i64 %pairs, i64 %wanted
+  %source = getelementptr inbounds i32, ptr %words, i64 %at
   %target = getelementptr inbounds double, ptr %out, i64 %done
-  call void @convert(ptr %words, ptr %target, i64 %made)
-  %used = shl i64 %made, 1
-  %moved = add i64 %wide, %used
-  %moved32 = trunc i64 %moved to i32
-  store i32 %moved32, ptr %place, align 4
-  %after = add i64 %done, %made
+  call void @convert(ptr %source, ptr %target, i64 %some)
+  %after = add i64 %done, %some
+  %used = shl i64 %some, 1
+  %now = add i64 %at, %used
+  br i1 %empty, label %move, label %made
+move:
+  call void @llvm.memcpy.p0.p0.i64(ptr align 64 %words, ptr align 64 %following, i64 2496, i1 false)
+  %back = sub i64 %now, 624
+  br label %made
+made:
+  %kept = phi i64 [ %now, %ready ], [ %back, %move ]
   br label %go
 over:
+  call void @llvm.memcpy.p0.p0.i64(ptr align 4 %key, ptr align 64 %words, i64 2496, i1 false)
+  %kept32 = trunc i64 %at to i32
+  store i32 %kept32, ptr %place, align 4
   ret void
 }
 
