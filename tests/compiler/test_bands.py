@@ -39,7 +39,7 @@ def numbers(columns: int, dtype: str) -> list[np.ndarray]:
 
 def shares_of_program(executable: Executable) -> list[tuple[str, ...]]:
     """Return the steps of the chunks of all rounds."""
-    phases, _ = _render_steps(in_lanes(executable.program, available_processors()), host())
+    phases, *_ = _render_steps(in_lanes(executable.program, available_processors()), host())
     shares = (share for turns in make_rounds(phases) for share in shares_of(turns, 4))
     return [tuple(phase.step for phase in share.phases) for share in shares]
 

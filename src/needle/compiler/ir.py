@@ -70,6 +70,7 @@ class Function:
     declarations: set[str] = field(default_factory=set)
     count: int = 0
     block: str = "start"
+    calls_kernels: bool = False
 
     def emit(self, type_: str, instruction: str) -> SSA:
         """Add an instruction that gives a value."""

@@ -139,7 +139,7 @@ class _Renderer:
         self.pointers = {buffer: f"%p{number}" for number, buffer in enumerate(buffers)}
         self.memory = self.pointers[scratch]
         parameters = [*(f"ptr {pointer}" for pointer in self.pointers.values()), "i64 %begin", "i64 %end"]
-        f = Function(f"loop_{self.loop.name}", parameters, "noinline nounwind #0")
+        f = Function(f"loop_{self.loop.name}", parameters, "noinline nounwind #0", calls_kernels=True)
         for number, (lane, own) in enumerate(zip(self.lanes, offsets, strict=True)):
             place = f.integer(number)
             inside = f.binary(

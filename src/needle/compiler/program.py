@@ -33,6 +33,7 @@ from needle.compiler.render import Bands, RenderedKernel, render_kernel
 from needle.compiler.round_code import RoundCode, render_rounds
 from needle.compiler.rounds import make_rounds
 from needle.compiler.row_blocks import in_row_blocks
+from needle.compiler.row_sums import blocks_behind, rows_then_sums, sums_behind_rows
 from needle.compiler.sharing import share_functions, share_packed
 from needle.compiler.stencil_code import render_stencil
 from needle.compiler.steps import Contraction, Loop, Program, Step
@@ -68,7 +69,7 @@ class Module:
 def render_program(program: Program, host: Host, is_timed: bool = False) -> Module:
     """Write a program as LLVM IR; one that counts the time that its steps take where `is_timed`."""
     steps = in_lanes(program, available_processors())
-    rendered, loops = _render_steps(steps, host)
+    rendered, loops, inside = _render_steps(steps, host)
     phases = share_functions([phase for phase in rendered if phase.parts > 0])
     of_steps = {buffer for one in steps for buffer in (*one.step.reads(), *one.step.writes())}
     phases = share_packed(phases, of_steps)
@@ -80,35 +81,55 @@ def render_program(program: Program, host: Host, is_timed: bool = False) -> Modu
     known = set(outside)
     rounds = postpone(make_rounds(phases), known)
     arena = plan_rounds(rounds, known)
-    of_loops = {loop.phases[-1].function.name for loop in loops}
-    called = [function for loop in loops for function in loop.functions]
+    called = [*inside, *(function for loop in loops for function in loop.functions)]
     kernels = list({one.name: one for one in (*(phase.function for phase in phases), *called)}.values())
     code = render_rounds(rounds, outside, arena, host, is_timed)
-    code.functions[:0] = [one for one in kernels if one.name in of_loops]
-    text = MODULE_BREAK.join(_modules(code, [one for one in kernels if one.name not in of_loops], host))
+    # Those that call kernels are where all kernels are known.
+    callers = [one for one in kernels if one.calls_kernels]
+    code.functions[:0] = callers
+    text = MODULE_BREAK.join(_modules(code, [one for one in kernels if one not in callers], host))
     has_lanes = any(phase.lane is not None for phase in phases)
     shared = sum(phase.work or math.inf for phase in phases if not phase.is_alone)
     parallel, is_long = (has_lanes or shared >= least for least in (_WORTH_A_THREAD, _WORTH_WAKING))
     return Module(text, arena, code.control_bytes, parallel, is_long, code.timed)
 
 
-def _render_steps(steps: Sequence[LaneStep], host: Host) -> tuple[list[RenderedKernel], list[RenderedLoop]]:
-    """Return the functions that compute steps, in order, and the loops among them."""
+def _render_steps(
+    steps: Sequence[LaneStep], host: Host
+) -> tuple[list[RenderedKernel], list[RenderedLoop], list[Function]]:
+    """Return the functions that compute steps, in order, the loops among them, and the kernels that they call."""
     phases: list[RenderedKernel] = []
     of_lanes = {buffer for one in steps if one.lane is not None for buffer in one.step.writes()}
     right_operands = Counter(one.step.b for one in steps if isinstance(one.step, Contraction))
-    renderings: dict[tuple[bool, Bands | None], Renderings] = {}
+    renderings: dict[tuple[bool, Bands | None, int | None], Renderings] = {}
     bands_of: dict[Buffer, tuple[int, Bands]] = {}  # of what is written in bands, and when
     loops: list[RenderedLoop] = []
+    behind = {rows: sums for sums, rows in sums_behind_rows(steps, host).items()}
+    finishing: dict[int, list[RenderedKernel]] = {}  # what is left of sums that were begun behind rows
+    inside: list[Function] = []
 
-    def renderings_of(packs_once: bool, bands: Bands | None = None) -> Renderings:
-        render = partial(_render_step, host=host, packs_once=packs_once, bands=bands)
-        return renderings.setdefault((packs_once, bands), Renderings(render))
+    def renderings_of(packs_once: bool, bands: Bands | None = None, blocks: int | None = None) -> Renderings:
+        render = partial(_render_step, host=host, packs_once=packs_once, bands=bands, blocks=blocks)
+        return renderings.setdefault((packs_once, bands, blocks), Renderings(render))
 
-    for one in steps:
+    for number, one in enumerate(steps):
         if isinstance(one.step, Loop):
             loops.append(render_loop(one.step, available_processors(), lambda own, once: renderings_of(once)(own)))
             phases += loops[-1].phases
+            continue
+        if number in finishing:
+            phases += finishing[number]
+            continue
+        sums = steps[behind[number]] if number in behind else one
+        if sums is not one and bands_of.keys().isdisjoint([*one.step.reads(), *sums.step.reads()]):
+            own = one.step
+            assert isinstance(own, Kernel)
+            assert isinstance(sums.step, Kernel)
+            blocks = blocks_behind(own, sums.step, host)
+            (rows,), (first, *rest) = renderings_of(False)(own), renderings_of(False, None, blocks)(sums.step)
+            phases.append(replace(rows_then_sums(rows, first), step=one.name))
+            finishing[behind[number]] = [replace(phase, step=sums.name) for phase in rest]
+            inside += [rows.function, first.function]
             continue
         rebased, begins = rebase(one.step)
         packs_once = isinstance(one.step, Contraction) and right_operands[one.step.b] > 1
@@ -122,19 +143,22 @@ def _render_steps(steps: Sequence[LaneStep], host: Host) -> tuple[list[RenderedK
                 bands_of.update(
                     dict.fromkeys(phases[-1].in_bands.intersection(phase.writes), (len(phases), phase.bands))
                 )
-    return phases, loops
+    return phases, loops, inside
 
 
-def _render_step(step: Step, host: Host, packs_once: bool, bands: Bands | None) -> list[RenderedKernel]:
+def _render_step(
+    step: Step, host: Host, packs_once: bool, bands: Bands | None, blocks: int | None
+) -> list[RenderedKernel]:
     """Return the functions that compute a step, in order.
 
-    Other products have its right operand where `packs_once`. What it reads was written in `bands`, if any.
+    Other products have its right operand where `packs_once`. What it reads was written in `bands`, if any. Its rows
+    fall into so many `blocks` where that is given.
     """
     if isinstance(step, Kernel):
         in_bands = render_in_bands(step, bands, host) if bands is not None else None
         if in_bands is not None:
             return [in_bands]
-        return [_render_kernel(kernel, host) for kernel in in_row_blocks(step)]
+        return [_render_kernel(kernel, host) for kernel in in_row_blocks(step, blocks)]
     assert isinstance(step, Contraction)
     return render_product(step, host, packs_once)
 

@@ -17,7 +17,7 @@ from functools import partial
 from needle.compiler.axes import merge_axes
 from needle.compiler.loops import Buffer, Kernel, Load, Place, Reduce, Stage, Store, inner_loops, with_places
 
-__all__ = ["in_row_blocks"]
+__all__ = ["count_blocks", "in_row_blocks"]
 
 # Blocks as large as that many points, but not more of them than that.
 _BLOCK_POINTS, _MOST_BLOCKS = 8_192, 32
@@ -25,12 +25,15 @@ _BLOCK_POINTS, _MOST_BLOCKS = 8_192, 32
 _FEWEST_ROWS = 8
 
 
-def in_row_blocks(kernel: Kernel) -> list[Kernel]:
-    """Return the kernels that do what `kernel` does: several where it reduces over many rows, else itself."""
+def in_row_blocks(kernel: Kernel, blocks: int | None = None) -> list[Kernel]:
+    """Return the kernels that do what `kernel` does: several where it reduces over many rows, else itself.
+
+    In so many `blocks` as are given, or as many as are worth it.
+    """
     merged = merge_axes(kernel)
     if not merged.grid:
         merged = _with_one_column(merged)
-    blocks = _count_blocks(merged)
+    blocks = count_blocks(merged) if blocks is None else blocks
     if blocks < 2:
         return [kernel]
     kernels: list[Kernel] = []
@@ -64,7 +67,7 @@ def _with_one_column(kernel: Kernel) -> Kernel:
     return replace(kernel, shape=(*kernel.shape, 1), stages=stages)
 
 
-def _count_blocks(kernel: Kernel) -> int:
+def count_blocks(kernel: Kernel) -> int:
     """Return into how many blocks the rows are worth dividing."""
     last = len(kernel.shape) - 1
     if kernel.reduced != tuple(range(last)) or not kernel.reduced:
