@@ -45,6 +45,7 @@ class autocast(ContextDecorator):  # noqa: N801  reads as a statement: `with aut
 
     - Matrix products and convolutions cast float32 inputs to the narrow dtype, add up in float32, and round each
       result once. Attention and linear layers are made of them.
+    - Recurrent layers round the factors of their products likewise; states, gates and outputs stay float32.
     - Reductions, softmax, normalisation, losses, exp, log and powers cast narrow inputs to float32, and so are their
       results.
     - All others take what they get; float32 and narrow together give float32.

@@ -216,6 +216,84 @@ def test_gradients_of_several_operators_round_once(function, dtype):
     np.testing.assert_allclose(one, exact, rtol=3 * unit, atol=2 * unit)
 
 
+RECURRENT = {"RNN": nn.RNN, "LSTM": nn.LSTM, "GRU": nn.GRU}
+
+
+def recurrent_gradients(layer, x, dtype, compiled=False):
+    """Return the outputs of a recurrent layer, and the gradients of its input and parameters."""
+
+    def run(x):
+        with ndl.autocast(dtype or "bfloat16", enabled=dtype is not None):
+            outputs, _ = layer(x)
+            loss = (outputs * outputs).mean()
+        loss.backward()
+        return outputs
+
+    x.grad = None
+    for parameter in layer.parameters():
+        parameter.grad = None
+    outputs = (ndl.jit(run) if compiled else run)(x)
+    return [outputs.numpy(), x.grad.numpy(), *(one.grad.numpy() for one in layer.parameters())]
+
+
+@pytest.mark.parametrize("steps", [3, 20])  # the compiled steps are written out, or a loop
+@pytest.mark.parametrize("dtype", NARROW)
+@pytest.mark.parametrize("name", RECURRENT)
+def test_recurrences_round_factors_and_keep_all_else_wide(name, dtype, steps):
+    np.random.seed(0)
+    layer, x = RECURRENT[name](5, 12), tensor(steps, 4, 5)
+    wide = recurrent_gradients(layer, x, None)
+    eager = recurrent_gradients(layer, x, dtype)
+    compiled = recurrent_gradients(layer, x, dtype, compiled=True)
+    unit = 2**-8 if dtype == "bfloat16" else 2**-11
+    for exact, one, other in zip(wide, eager, compiled, strict=True):
+        assert one.dtype == other.dtype == "float32"
+        scale = np.abs(exact).max()
+        assert 0 < np.abs(one - exact).max() < 8 * unit * scale
+        # A factor that falls between two narrow numbers may be rounded to either.
+        assert np.abs(one - other).max() < 2 * unit * scale
+
+
+@pytest.mark.parametrize("name", RECURRENT)
+def test_compiled_recurrences_multiply_nothing_that_is_wide(name):
+    layer = RECURRENT[name](16, 16)
+
+    def step(x):
+        with ndl.autocast():
+            loss = layer(x)[0].sum()
+        loss.backward()
+        return loss
+
+    shown = ndl.jit(step).lower(tensor(4, 3, 16)).show("graph")
+    assert "= widening_matmul(" in shown
+    assert "= matmul(" not in shown
+
+
+@pytest.mark.parametrize("name", RECURRENT)
+def test_recurrences_of_float64_stay_as_they_are(name):
+    layer, x = RECURRENT[name](3, 4, dtype="float64"), tensor(5, 2, 3, dtype="float64")
+    wide, inside = (recurrent_gradients(layer, x, dtype) for dtype in (None, "float16"))
+    for one, other in zip(wide, inside, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_gradients_of_gradients_of_recurrences_round_the_same_factors():
+    np.random.seed(0)
+    layer, x = nn.LSTM(3, 6), tensor(4, 2, 3)
+
+    def slope():
+        return ndl.grad(lambda x: (layer(x)[0] ** 2).sum())(x)
+
+    with ndl.autocast():
+        narrow = slope()
+    (narrow * narrow).sum().backward()
+    found = x.grad.numpy()
+    exact = slope()
+    (exact * exact).sum().backward()
+    np.testing.assert_allclose(found, x.grad.numpy(), atol=0.1 * np.abs(x.grad.numpy()).max())
+    assert np.abs(found - x.grad.numpy()).max() > 0
+
+
 def test_gradients_of_gradients_are_narrow_products_too():
     a = tensor(3, 3)
     with ndl.autocast():

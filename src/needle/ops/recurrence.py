@@ -13,6 +13,9 @@ time steps after the loop:
 Inputs are x: (T, B, gates·H), the input's part of the sums; w: (H, gates·H); the states to start from, each (B, H); and
 biases, if the recurrence has any. Results are the states after each step, each (T, B, H), at the place of its input
 also where the steps are made from the last to the first (`reverse`).
+
+Inside `ndl.autocast` the factors of the products are rounded to the narrow dtype, and their sums are float32, as all
+else is: states, gates and what is kept stay wide.
 """
 
 from __future__ import annotations
@@ -24,10 +27,13 @@ from operator import add as plus
 from typing import Any, ClassVar
 
 from needle import tracing
+from needle.autocasting import autocast_dtype
 from needle.autograd import Tensor, TensorTuple, TensorTupleOp
 from needle.device import Array, array_namespace
+from needle.dtype import float32
 from needle.ops.activation import relu, sigmoid
 from needle.ops.arithmetic import add, multiply, subtract
+from needle.ops.casting import astype
 from needle.ops.composition import gradients_of_adjoint
 from needle.ops.elementwise import tanh
 from needle.ops.joining import split, stack
@@ -52,6 +58,7 @@ class Recurrence(TensorTupleOp):
 
     def __init__(self, reverse: bool = False) -> None:
         self.reverse = reverse
+        self.narrow = autocast_dtype()
         self.seen: list[Callable[[], Any]] = []
         self.kept: tuple[Any, ...] = ()
 
@@ -82,6 +89,19 @@ class Recurrence(TensorTupleOp):
     def gradient(self, out_grad: TensorTuple, node: TensorTuple) -> tuple[Tensor, ...]:
         return RecurrenceAdjoint(self)(*out_grad, *node.inputs).tuple()
 
+    def factor(self, array: Array) -> Array:
+        """Return a factor of a product, rounded where products are narrow."""
+        if self.narrow is None or array.dtype != float32:
+            return array
+        xp = array_namespace(array)
+        return xp.astype(xp.astype(array, self.narrow), float32)
+
+    def product(self, a: Tensor, b: Tensor) -> Tensor:
+        """Return the product of a state and the weights, in float32 also where its factors are rounded."""
+        if self.narrow is None or a.dtype != float32:
+            return matmul(a, b)
+        return matmul(*(astype(astype(one, self.narrow), float32) for one in (a, b)))
+
     def composed(self, x: Tensor, w: Tensor, *rest: Tensor) -> State:
         """Return what this operator returns, put together of the small operators of `step`."""
         state, biases = rest[: self.num_states], rest[self.num_states :]
@@ -90,6 +110,14 @@ class Recurrence(TensorTupleOp):
             state = self.step(one, w, state, *biases)
             steps.append(state)
         return tuple(stack(list(self.ordered(one)), 0) for one in zip(*steps, strict=True))
+
+    def weight_gradient(self, start: Array, states: Array, sums_grad: Array) -> Array:
+        """Return Σₜ hₜ₋₁ᵀ @ ∂loss/∂sₜ as one product: (H, T·B) @ (T·B, gates·H)."""
+        xp = array_namespace(states)
+        steps, batch, hidden = states.shape
+        rows = xp.reshape(self.factor(self.before(start, states)), (steps * batch, hidden))
+        sums = xp.reshape(self.factor(sums_grad), (steps * batch, sums_grad.shape[2]))
+        return xp.matmul(xp.matrix_transpose(rows), sums)
 
     def ordered(self, steps: Sequence[Any]) -> Iterator[Any]:
         """Put what is in the order of time into the order in which the steps are made, or back."""
@@ -186,14 +214,6 @@ def _parts(sums: Array, num_gates: int) -> Arrays:
     return tuple(sums[..., gate * hidden : (gate + 1) * hidden] for gate in range(num_gates))
 
 
-def _weight_gradient(before: Array, sums_grad: Array) -> Array:
-    """Return Σₜ hₜ₋₁ᵀ @ ∂loss/∂sₜ as one product: (H, T·B) @ (T·B, gates·H)."""
-    xp = array_namespace(before)
-    steps, batch, hidden = before.shape
-    rows = xp.reshape(before, (steps * batch, hidden))
-    return xp.matmul(xp.matrix_transpose(rows), xp.reshape(sums_grad, (steps * batch, sums_grad.shape[2])))
-
-
 class RNNRecurrence(Recurrence):
     """hₜ = f(xₜ + hₜ₋₁ @ w), with f = tanh or ReLU. Inputs: x, w, h₀; result: (h,)."""
 
@@ -204,13 +224,14 @@ class RNNRecurrence(Recurrence):
         self.nonlinearity = nonlinearity
 
     def step(self, x: Tensor, w: Tensor, state: State, *biases: Tensor) -> State:
-        return ((tanh if self.nonlinearity == "tanh" else relu)(add(x, matmul(state[0], w))),)
+        return ((tanh if self.nonlinearity == "tanh" else relu)(add(x, self.product(state[0], w))),)
 
     def sweep(self, x: Array, w: Array, *rest: Array) -> tuple[Arrays, Kept]:
         xp = array_namespace(x)
+        w = self.factor(w)
 
         def step(h: Array, x: Array) -> tuple[Arrays, Arrays]:
-            sums = x + xp.matmul(h, w)
+            sums = x + xp.matmul(self.factor(h), w)
             h = xp.tanh(sums) if self.nonlinearity == "tanh" else xp.maximum(sums, xp.asarray(0, dtype=sums.dtype))
             return (h,), ()
 
@@ -220,14 +241,14 @@ class RNNRecurrence(Recurrence):
         (g,), (x, w, h0), (h,) = grads, inputs, states
         xp = array_namespace(x)
         slopes = 1 - h * h if self.nonlinearity == "tanh" else xp.astype(h > 0, h.dtype)
-        transposed = xp.matrix_transpose(w)
+        transposed = xp.matrix_transpose(self.factor(w))
 
         def step(carried: Array, g: Array, slope: Array) -> tuple[Arrays, Arrays]:
             d = (g + carried) * slope
-            return (xp.matmul(d, transposed),), (d,)
+            return (xp.matmul(self.factor(d), transposed),), (d,)
 
         (carried,), (sums_grad,) = self.back(step, (g, slopes), kept, (xp.zeros_like(h0),))
-        return sums_grad, _weight_gradient(self.before(h0, h), sums_grad), carried
+        return sums_grad, self.weight_gradient(h0, h, sums_grad), carried
 
 
 class LSTMRecurrence(Recurrence):
@@ -241,20 +262,20 @@ class LSTMRecurrence(Recurrence):
 
     def step(self, x: Tensor, w: Tensor, state: State, *biases: Tensor) -> State:
         h, c = state
-        i, f, g, o = _by_gate(add(x, matmul(h, w)), 4)
+        i, f, g, o = _by_gate(add(x, self.product(h, w)), 4)
         c = add(multiply(sigmoid(f), c), multiply(sigmoid(i), tanh(g)))
         return multiply(sigmoid(o), tanh(c)), c
 
     def sweep(self, x: Array, w: Array, *rest: Array) -> tuple[Arrays, Kept]:
         xp = array_namespace(x)
-        h, _ = rest
+        w, (h, _) = self.factor(w), rest
         # σ(a) = tanh(a/2)/2 + 1/2, so that all four gates are one tanh.
         half, one = xp.full(h.shape[1:], 0.5, dtype=x.dtype), xp.ones(h.shape[1:], dtype=x.dtype)
         scale = xp.concat([half, half, one, half], axis=0)
         shift = 1 - scale
 
         def step(h: Array, c: Array, x: Array) -> tuple[Arrays, Arrays]:
-            gates = xp.tanh((x + xp.matmul(h, w)) * scale) * scale + shift
+            gates = xp.tanh((x + xp.matmul(self.factor(h), w)) * scale) * scale + shift
             i, f, g, o = _parts(gates, 4)
             before, c = c, f * c + i * g
             tanh_c = xp.tanh(c)
@@ -265,7 +286,7 @@ class LSTMRecurrence(Recurrence):
     def sweep_back(self, grads: Arrays, inputs: Arrays, states: Arrays, kept: Kept) -> Arrays:
         (g_h, g_c), (x, w, h0, c0), (h, _) = grads, inputs, states
         xp = array_namespace(x)
-        transposed = xp.matrix_transpose(w)
+        transposed = xp.matrix_transpose(self.factor(w))
 
         def step(*arrays: Array) -> tuple[Arrays, Arrays]:
             carried_h, carried_c, g_h, g_c, gates, before, tanh_c = arrays
@@ -275,10 +296,10 @@ class LSTMRecurrence(Recurrence):
             # ∂c/∂s of the first three parts, and ∂h/∂s of the last.
             of_sums = (i * g * (1 - i), f * before * (1 - f), i * (1 - g * g), o * tanh_c * (1 - o))
             d = xp.concat([d * slope for d, slope in zip((d_c, d_c, d_c, d_h), of_sums, strict=True)], axis=1)
-            return (xp.matmul(d, transposed), d_c * f), (d,)
+            return (xp.matmul(self.factor(d), transposed), d_c * f), (d,)
 
         carried, (sums_grad,) = self.back(step, (g_h, g_c), kept, (xp.zeros_like(h0), xp.zeros_like(c0)))
-        return sums_grad, _weight_gradient(self.before(h0, h), sums_grad), *carried
+        return sums_grad, self.weight_gradient(h0, h, sums_grad), *carried
 
 
 class GRURecurrence(Recurrence):
@@ -293,18 +314,18 @@ class GRURecurrence(Recurrence):
     def step(self, x: Tensor, w: Tensor, state: State, *biases: Tensor) -> State:
         (h,) = state
         x_r, x_z, x_n = _by_gate(x, 3)
-        u_r, u_z, u_n = _by_gate(reduce(add, biases, matmul(h, w)), 3)
+        u_r, u_z, u_n = _by_gate(reduce(add, biases, self.product(h, w)), 3)
         z = sigmoid(add(x_z, u_z))
         n = tanh(add(x_n, multiply(sigmoid(add(x_r, u_r)), u_n)))
         return (add(n, multiply(z, subtract(h, n))),)  # (1 − z) · n + z · h, with one product less
 
     def sweep(self, x: Array, w: Array, *rest: Array) -> tuple[Arrays, Kept]:
         xp = array_namespace(x)
-        h, *biases = rest
+        w, (h, *biases) = self.factor(w), rest
         gated = 2 * h.shape[1]  # r and z; σ(a) = tanh(a/2)/2 + 1/2
 
         def step(h: Array, x: Array) -> tuple[Arrays, Arrays]:
-            u = reduce(plus, biases, xp.matmul(h, w))
+            u = reduce(plus, biases, xp.matmul(self.factor(h), w))
             gates = xp.tanh((x[:, :gated] + u[:, :gated]) * 0.5) * 0.5 + 0.5
             r, z = _parts(gates, 2)
             u_n = u[:, gated:]
@@ -316,7 +337,7 @@ class GRURecurrence(Recurrence):
     def sweep_back(self, grads: Arrays, inputs: Arrays, states: Arrays, kept: Kept) -> Arrays:
         (g,), (x, w, h0, *biases), (h,) = grads, inputs, states
         xp = array_namespace(x)
-        transposed = xp.matrix_transpose(w)
+        transposed = xp.matrix_transpose(self.factor(w))
 
         def step(*arrays: Array) -> tuple[Arrays, Arrays]:
             carried, g, gates, before, u_n, n = arrays
@@ -325,8 +346,8 @@ class GRURecurrence(Recurrence):
             d_n = d_h * ((1 - z) * (1 - n * n))  # of xₙ
             d_r, d_z = d_n * u_n * (r * (1 - r)), d_h * ((before - n) * z * (1 - z))
             d_u = xp.concat([d_r, d_z, d_n * r], axis=1)
-            return (xp.matmul(d_u, transposed) + d_h * z,), (d_u, xp.concat([d_r, d_z, d_n], axis=1))
+            return (xp.matmul(self.factor(d_u), transposed) + d_h * z,), (d_u, xp.concat([d_r, d_z, d_n], axis=1))
 
         (carried,), (u_grad, x_grad) = self.back(step, (g,), kept, (xp.zeros_like(h0),))
         bias_grads = [xp.sum(u_grad, axis=(0, 1)) for _ in biases]
-        return x_grad, _weight_gradient(self.before(h0, h), u_grad), carried, *bias_grads
+        return x_grad, self.weight_gradient(h0, h, u_grad), carried, *bias_grads
