@@ -16,6 +16,7 @@ pytest.importorskip("llvmlite")
 import needle as ndl
 from needle.compiler import Graph, TracedArray, input_node, interpret
 from needle.compiler import tiling as tiling_module
+from needle.compiler.contract import render_contraction
 from needle.compiler.executable import Executable
 from needle.compiler.host import Host
 from needle.compiler.matrices import Product
@@ -296,6 +297,17 @@ def tiling_of(rows: int, inner: int, columns: int, host: Host) -> Tiling:
     (step,) = schedule(graph).steps
     assert isinstance(step, Contraction)
     return choose_tiling(step, host)[1]
+
+
+def test_rows_that_follow_each_other_are_asked_for_a_tile_ahead() -> None:
+    b = input_node((64, 32), np.dtype("f4"))
+    counts = []
+    for a in (input_node((140, 64), np.dtype("f4")), input_node((140, 65), np.dtype("f4"))):
+        graph = Graph((a, b), ((TracedArray(a)[:, :64] @ TracedArray(b)).node,))
+        (step,) = schedule(graph).steps
+        assert isinstance(step, Contraction)
+        counts.append(render_contraction(step, HOST)[-1].function.text().count("@llvm.prefetch"))
+    assert counts[0] == counts[1] + 1
 
 
 @pytest.mark.usefixtures("always_packed")

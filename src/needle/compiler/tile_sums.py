@@ -15,6 +15,8 @@ __all__ = ["TileSums"]
 
 # How many steps of the sum a line of memory is asked for before it is used: of panels, and of rows where they lie.
 _PANEL_AHEAD, _AHEAD = 32, 16
+# What memory comes in.
+_LINE_BYTES = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +110,7 @@ class TileSums:
         if inside:
             sums = self._axis(inside, (a, b), tile, kept)
         else:
+            self._ask_for_next_rows(at[0], SSA(k, "i64"), tile[0])
             sums = self._step(a, b, tile, kept)
         f.lines.append(f"  {following} = add nsw i64 {k}, 1")
         latch = f.block
@@ -121,6 +124,16 @@ class TileSums:
             return sums
         either = f"phi {vector} [ {{}}, %{before} ], [ {{}}, %{latch} ]"
         return [f.emit(vector, either.format(one.name, new.name)) for one, new in zip(starts, sums, strict=True)]
+
+    def _ask_for_next_rows(self, a: SSA, k: SSA, rows: int) -> None:
+        """Ask, at each step, for a line of the rows of the tile below, where they come right after a tile's own.
+
+        The first tile to read them would wait for the memory that they come from.
+        """
+        f, element = self.f, self.a.element
+        if self.a.is_along_sums and not self.tiling.pack_a and self.product.sums == (self.a.outer,):
+            line = f.binary("mul nsw", k, f.integer(_LINE_BYTES // element.memory.itemsize))
+            prefetch(f, f.address(element.moved(f, a, rows * self.a.outer).name, element.unit, line))
 
     def _step(self, a: SSA, b: SSA, tile: tuple[int, int, Sequence[SSA | None]], kept: Sequence[SSA]) -> list[SSA]:
         """Write one step of the sum: a few vectors of the right operand times an element of each row of the left."""
