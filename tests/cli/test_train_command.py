@@ -6,6 +6,7 @@ import os
 import pty
 import re
 import select
+import shlex
 import signal
 import subprocess
 import sys
@@ -204,6 +205,18 @@ def test_train_interrupted_says_in_one_line_how_to_go_on(tmp_path):
     assert "\x1b[?25h" in written
     (run,) = (tmp_path / "runs").iterdir()
     assert {path.name for path in run.iterdir() if not path.name.startswith("step-")} == {"metrics.jsonl", "run.json"}
+
+
+def test_train_interrupted_names_the_folder_of_the_data_that_a_run_does_not_keep(tmp_path):
+    data = tmp_path / "my data"
+    data.mkdir()
+    (data / "input.txt").write_text("to be or not to be, that is the question\n" * 60)
+    options = ["--text", "tinyshakespeare", "--data-dir", str(data), "--epochs", "5000", "--hidden-dim", "16"]
+    options += ["--num-blocks", "1", "--seq-len", "16", "--batch-size", "8"]
+    status, written = in_terminal(["train", *options], tmp_path, until=b" 2/5000  ", send=signal.SIGINT)
+    assert status == 130
+    command = written.replace("\r", "").split("interrupted; `")[-1].split("`")[0].replace("\n", "")
+    assert shlex.split(command)[-2:] == ["--data-dir", str(data)]
 
 
 def weights(folder):

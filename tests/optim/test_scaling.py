@@ -55,6 +55,7 @@ def test_a_bad_step_changes_nothing_but_the_scale(compiled, bad):
         np.testing.assert_array_equal(one.numpy(), other)
     assert scaler.state_dict() == {"scale": 0.5, "good_steps": 0}
     assert opt.t == 3
+    assert not compiled or step.cache_info().traces == 1
 
 
 @pytest.mark.parametrize("compiled", [False, True])

@@ -8,6 +8,7 @@ interrupted.
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 import traceback
 from collections.abc import Sequence
@@ -36,9 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         return status
     except KeyboardInterrupt as stop:
-        folder = getattr(stop, "folder", None)
-        saved = "nothing was saved" if folder is None else f"`needle train --resume {folder}` goes on"
-        print(f"\nneedle: interrupted; {saved}", file=sys.stderr)
+        print(f"\nneedle: interrupted; {_way_to_go_on(stop)}", file=sys.stderr)
         return 130
     except BrokenPipeError:  # whoever read our output has gone, as in `needle train | head -1`
         _silence_stdout()
@@ -56,9 +55,22 @@ def _run(arguments: list[str]) -> int:
     parser = build_parser()
     try:
         options = parser.parse_args(arguments)
-        return int(options.run(options))
+        try:
+            return int(options.run(options))
+        except KeyboardInterrupt as stop:
+            # A run does not keep where its data is: that is for each command to say.
+            stop.data_dir = getattr(options, "data_dir", None)  # type: ignore[attr-defined]
+            raise
     except SystemExit as stop:  # argparse's way to end after --help, --version and mistakes
         return stop.code if isinstance(stop.code, int) else 0
+
+
+def _way_to_go_on(stop: KeyboardInterrupt) -> str:
+    folder, data_dir = getattr(stop, "folder", None), getattr(stop, "data_dir", None)
+    if folder is None:
+        return "nothing was saved"
+    words = ["needle", "train", "--resume", str(folder), *(["--data-dir", str(data_dir)] if data_dir else [])]
+    return f"`{shlex.join(words)}` goes on"
 
 
 def _in_one_line(error: BaseException) -> str:
