@@ -21,6 +21,7 @@ from needle.compiler.narrow import narrow_products
 from needle.compiler.overhang import without_borders
 from needle.compiler.places import find_places_by_value
 from needle.compiler.program import Module, render_program
+from needle.compiler.recompute import with_activations_again
 from needle.compiler.repeat import has_loops, unrolled, with_bodies, with_one_form_each, without_unused_results
 from needle.compiler.results import keep_one_form
 from needle.compiler.rounded_products import round_products
@@ -49,7 +50,9 @@ class Stages:
 
     def __init__(self, graph: Graph, may_overwrite: Mapping[int, int]) -> None:
         self.simplified = _simplified(_with_loops(graph) if has_loops(graph) else graph)
-        program = without_products_of_zeros(without_borders(schedule(self.simplified), host()), host())
+        program = without_products_of_zeros(
+            without_borders(schedule(with_activations_again(self.simplified, host())), host()), host()
+        )
         program, self.overwrites = overwrite_inputs(program, may_overwrite)
         self.program: Program = keep_inside(program)
         self.module: Module = render_program(self.program, host())

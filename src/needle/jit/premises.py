@@ -50,7 +50,9 @@ class Premises:
                 self._looked_into.append(one)
             else:
                 self._same.append((one.read, one.expected))
-        self._same += [(one.read, one.expected) for one in self.guards]
+        # What is a new tuple each time is never the same object.
+        self._equal = [one for one in self.guards if isinstance(one.expected, tuple)]
+        self._same += [(one.read, one.expected) for one in self.guards if not isinstance(one.expected, tuple)]
 
     def mismatch(self) -> Mismatch | None:
         """Return what does not hold any more; None where all does."""
@@ -60,7 +62,7 @@ class Premises:
             changed = guard.difference()
             if changed is not None:
                 return changed
-        return self._module_mismatch()
+        return self._module_mismatch() or _inequality(self._equal)
 
     def _are_same(self) -> bool:
         try:
@@ -78,14 +80,7 @@ class Premises:
             changed = guard.difference()
             if changed is not None:
                 return changed
-        changed = self._module_mismatch()
-        if changed is not None:
-            return changed
-        for other in self.guards:
-            now = other.read()
-            if now != other.expected:
-                return other.what, other.expected, now
-        return None
+        return self._module_mismatch() or _inequality(self.guards)
 
     def _module_mismatch(self) -> Mismatch | None:
         modules = self.modules
@@ -95,6 +90,14 @@ class Premises:
                 return changed
             self._changes_seen = tracing.changes
         return None
+
+
+def _inequality(guards: Sequence[Guard]) -> Mismatch | None:
+    for guard in guards:
+        now = guard.read()
+        if now != guard.expected:
+            return guard.what, guard.expected, now
+    return None
 
 
 def number_mismatch(guards: Sequence[NumberGuard], reads: Sequence[Read]) -> Mismatch | None:
