@@ -97,7 +97,7 @@ def test_a_transformers_step_takes_less_memory_and_equals_the_eager_one(monkeypa
     sizes = []
     for large in (4, 0):
         monkeypatch.setattr(recompute, "_LARGE", large)
-        ndl.seed(0)
+        np.random.seed(0)
         layers = nn.Sequential(
             *(nn.TransformerEncoderLayer(32, 2, 128, activation="gelu", dropout=0) for _ in range(3))
         )
