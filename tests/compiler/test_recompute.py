@@ -50,6 +50,18 @@ def test_an_activation_whose_source_is_kept_is_computed_again_for_the_weights_gr
     verify(again)
 
 
+def test_what_is_read_twice_is_computed_again_once():
+    def activation(hidden):
+        shifted = hidden + 0.5
+        return shifted * ndl.gelu(shifted)
+
+    graph = graph_of(two_layers(activation), *arguments())
+    again = with_activations_again(graph, TINY)
+    large = [node for node in graph.nodes() if recompute._is_large(node, TINY)]
+    ((expression,),) = (found.values() for found in recompute._Uses(graph).again(large).values())
+    assert len(again.nodes()) == len(graph.nodes()) + len(expression)
+
+
 @pytest.mark.parametrize("large", [True, False])
 def test_what_a_cache_holds_is_not_computed_again(large):
     graph = graph_of(two_layers(ndl.gelu), *arguments())

@@ -58,13 +58,9 @@ def choose_buffers(graph: Graph) -> tuple[set[Node], set[Node]]:
 
 def _nested(graph: Graph) -> set[Node]:
     """Return the joined arrays that are nothing but a part of another one: their parts go right there."""
-    nodes = graph.nodes()
-    users: dict[Node, list[Node]] = {}
-    for node in nodes:
-        for one in node.inputs:
-            users.setdefault(one, []).append(node)
+    users = graph.users()
     found = set()
-    for node in nodes:
+    for node in graph.nodes():
         if node.primitive != "concat":
             continue
         inner, using = node, users.get(node, [])

@@ -95,6 +95,14 @@ class Graph:
                 stack.extend((one, False) for one in reversed(node.inputs))
         return order
 
+    def users(self) -> dict[Node, list[Node]]:
+        """Return for each node that some node reads those that do, one as often as it reads it."""
+        found: dict[Node, list[Node]] = {}
+        for node in self.nodes():
+            for one in node.inputs:
+                found.setdefault(one, []).append(node)
+        return found
+
     def rewritten(self, change: Callable[[Node, tuple[Node, ...]], Node]) -> Graph:
         """Return a graph of what `change` makes of each node, given what it has made of the node's inputs."""
         new: dict[Node, Node] = {node: node for node in self.inputs}

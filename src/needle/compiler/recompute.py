@@ -53,19 +53,21 @@ def _on_copy(old: Node, new: Node, expressions: dict[Node, Set[Node]], copies: d
     """Return a product's operand, seen on a copy of the activation that it is a view of, where there is to be one."""
     if old in expressions:
         if old not in copies:
-            copies[old] = _copy(old, new, expressions[old])
+            copies[old] = _copy(old, new, expressions[old], {})
         return copies[old]
     if old.primitive not in _VIEWS:
         return new
     return new.with_inputs((_on_copy(old.inputs[0], new.inputs[0], expressions, copies),))
 
 
-def _copy(old: Node, new: Node, expression: Set[Node]) -> Node:
-    """Return an expression's node once more, made of nodes of its own down to what is kept."""
+def _copy(old: Node, new: Node, expression: Set[Node], made: dict[Node, Node]) -> Node:
+    """Return an expression's node once more, made of nodes of its own down to what is kept; each is `made` once."""
     if old not in expression:
         return new
-    inputs = tuple(_copy(*pair, expression) for pair in zip(old.inputs, new.inputs, strict=True))
-    return Node(new.primitive, inputs, new.params, new.shape, new.dtype, new.source)
+    if old not in made:
+        inputs = tuple(_copy(*pair, expression, made) for pair in zip(old.inputs, new.inputs, strict=True))
+        made[old] = Node(new.primitive, inputs, new.params, new.shape, new.dtype, new.source)
+    return made[old]
 
 
 class _Uses:
@@ -77,12 +79,11 @@ class _Uses:
         chosen, cheap = choose_buffers(graph)
         self.with_buffer = chosen - cheap
         self.returned = {base_of(node) for node in graph.outputs}
-        self.users: dict[Node, list[Node]] = {}
+        self.users = graph.users()
         self.before: dict[Node, int] = {}  # as the bits of a number
         for node in self.nodes:
             bits = 0
             for one in node.inputs:
-                self.users.setdefault(one, []).append(node)
                 bits |= self.before[one] | 1 << self.number[one]
             self.before[node] = bits
 
