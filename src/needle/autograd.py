@@ -329,7 +329,6 @@ def _not_values(op: Op, inputs: Sequence[object]) -> NeedleError:
 # --------------------------------------------------------------------------------------------------- values
 
 _V = TypeVar("_V", bound="Value")
-_new = object.__new__
 
 
 class Value:
@@ -381,14 +380,8 @@ class Value:
     @classmethod
     def make_const(cls: type[_V], data: Any, requires_grad: bool = False) -> _V:
         """Wrap raw data in a leaf, without a copy."""
-        global TENSOR_COUNTER  # noqa: PLW0603  the contract's counter
-        TENSOR_COUNTER += 1
-        value: _V = _new(cls)
-        value.op = None
-        value.inputs = ()
-        value.cached_data = data
-        value.requires_grad = requires_grad
-        value.grad = None
+        value = cls.__new__(cls)
+        value._init(None, (), data, requires_grad)
         return value
 
     @classmethod

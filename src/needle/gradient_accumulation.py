@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
-from functools import partial
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 
 from needle.autograd import Tensor, gradients_of
-from needle.compiler import TracedArray
 from needle.device import Array, array_namespace
 from needle.dtype import float32, float64, is_narrow
 from needle.errors import DataError, DTypeError, GradientError, SettingError, ShapeError
-from needle.tracing import guard, made_state
+from needle.lazy_state import lazy_state
+from needle.tracing import check_values, guard
 
 __all__ = ["GradientAccumulator"]
 
@@ -92,7 +91,7 @@ class GradientAccumulator:
         for p, gradient in zip(self.params, gradients_of(loss, loss.ones_like(), self.params), strict=True):
             if gradient is not None:
                 g = _weighted(gradient.realize_cached_data(), w)
-                _put(self._sum(p, g), g)
+                _put(lazy_state(self._sums, p, g), g)
         _put(self._weight, w)
 
     def apply(self) -> None:
@@ -104,19 +103,11 @@ class GradientAccumulator:
             GradientError: nothing was added since the last call.
         """
         weight = self._weight.realize_cached_data()
-        _check_values(weight, _check_added)
+        check_values(weight, _check_added)
         guard(self._reached, "which parameters gradients were added for")
         for p in self.params:
             p.grad = _mean(self._sums[p].realize_cached_data(), weight, p) if p in self._sums else None
         self.reset()
-
-    def _sum(self, p: Tensor, g: Array) -> Tensor:
-        """Return the Tensor that a parameter's gradients are added up in: of zeros at first."""
-        if p not in self._sums:
-            # From an array of the device, not made of `g`: in a trace too, this is state and not a result.
-            self._sums[p] = Tensor.make_const(p.device.zeros(*g.shape, dtype=g.dtype))
-            made_state(partial(self._sums.pop, p, None))
-        return self._sums[p]
 
     def _reached(self) -> tuple[int, ...]:
         return tuple(map(id, self._sums))
@@ -129,16 +120,8 @@ def _read_weight(weight: float | Tensor) -> Any:
     if weight.shape != ():
         raise ShapeError(f"GradientAccumulator.add: the weight is one number, got shape {weight.shape}")
     w = weight.realize_cached_data()
-    _check_values(w, _check_weight)
+    check_values(w, _check_weight)
     return w
-
-
-def _check_values(array: Array, check: Callable[[Any], None]) -> None:
-    """Look at values now, in a trace in each call."""
-    if isinstance(array, TracedArray):
-        array.check_when_run(check)
-    else:
-        check(array)
 
 
 def _check_weight(weight: Any) -> None:

@@ -24,6 +24,7 @@ __all__ = [
     "NotOneLoop",
     "Observer",
     "Recorder",
+    "check_values",
     "guard",
     "host_effect",
     "host_number",
@@ -142,6 +143,14 @@ def made_state(undo: Callable[[], object]) -> None:
     current = recorder()
     if current is not None:
         current.creation(undo)
+
+
+def check_values(array: Any, check: Callable[[Any], None]) -> None:
+    """Have `check` look at an array's values now; in a trace, in each call. It raises where they are wrong."""
+    if hasattr(array, "check_when_run"):  # a traced array, whose values come later
+        array.check_when_run(check)
+    else:
+        check(array)
 
 
 def guard(read: Callable[[], Hashable], what: str) -> None:

@@ -26,7 +26,6 @@ def small_caches(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     small = replace(host(), second_cache_bytes=1 << 16)
     real = program.sums_behind_rows
     monkeypatch.setattr(program, "sums_behind_rows", lambda steps, _: real(steps, small))
-    monkeypatch.setattr(program, "blocks_behind", lambda rows, sums, _: blocks_behind(rows, sums, small))
     monkeypatch.setenv("NEEDLE_CACHE_DIR", str(tmp_path))
 
 

@@ -25,6 +25,7 @@ LAYERS = [
         "differentiate",
         "gradcheck",
         "gradient_accumulation",
+        "lazy_state",
         "looping",
         "scanning",
     },

@@ -14,11 +14,11 @@ from needle.compiler.elements import Element
 from needle.compiler.epilogue import Epilogue
 from needle.compiler.ir import SSA, Function, llvm_type
 from needle.compiler.matrices import Layout, Product
-from needle.compiler.packing import Panels, load_vector, mask_below, render_pack, store_vector
+from needle.compiler.packing import Panels, load_vector, mask_below, render_pack, store_vector, with_parts_exchanged
 from needle.compiler.render import RenderedKernel
 from needle.compiler.sources import Source, left_panels, right_panels, source_of
 from needle.compiler.steps import Contraction
-from needle.compiler.tile_sums import TileSums
+from needle.compiler.tile_sums import TileSize, TileSums
 from needle.compiler.tiles import TilePlace, Tiles
 from needle.compiler.tiling import Split, Tiling
 
@@ -63,7 +63,7 @@ class _Sums(TileSums):
         self,
         at: tuple[SSA, SSA],
         bounds: Sequence[tuple[SSA, SSA]],
-        tile: tuple[int, int, Sequence[SSA | None]],
+        tile: TileSize,
         starts: Sequence[SSA],
     ) -> list[SSA]:
         """Write the loop over whole vectors, and what is done for the rest."""
@@ -79,14 +79,14 @@ class _Sums(TileSums):
             sums = self._products(a, b, tile, sums, mask_below(f, f.integer(rest), lanes))
         return sums
 
-    def _step(self, a: SSA, b: SSA, tile: tuple[int, int, Sequence[SSA | None]], kept: Sequence[SSA]) -> list[SSA]:
+    def _step(self, a: SSA, b: SSA, tile: TileSize, kept: Sequence[SSA]) -> list[SSA]:
         return self._products(a, b, tile, kept, None)
 
     def _products(
         self,
         a: SSA,
         b: SSA,
-        tile: tuple[int, int, Sequence[SSA | None]],
+        tile: TileSize,
         kept: Sequence[SSA],
         mask: SSA | None,
     ) -> list[SSA]:
@@ -148,16 +148,11 @@ def _added_up(f: Function, vectors: Sequence[SSA], lanes: int) -> SSA:
     found = [*vectors, *[SSA("poison", type_)] * (lanes - len(vectors))]
     step = lanes // 2
     while step:
-        upper, lower = (
-            ", ".join(f"i32 {lane + (0 if lane & step == 0 else lanes - step) + more * step}" for lane in range(lanes))
-            for more in (0, 1)
-        )
         joined = []
         for a, b in zip(found[:step], found[step:], strict=True):
             if a.name == "poison":
                 joined.append(a)
                 continue
-            halves = [f.emit(type_, f"shufflevector {a}, {b}, <{lanes} x i32> <{order}>") for order in (upper, lower)]
-            joined.append(f.binary("fadd", *halves))
+            joined.append(f.binary("fadd", *with_parts_exchanged(f, a, b, lanes, step)))
         found, step = joined, step // 2
     return found[0]

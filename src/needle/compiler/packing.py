@@ -34,6 +34,7 @@ __all__ = [
     "splat",
     "store_vector",
     "transposed",
+    "with_parts_exchanged",
 ]
 
 # How far ahead memory is asked for: steps of the sum where each is in another line, elements where they share lines.
@@ -160,13 +161,19 @@ def transposed(f: Function, rows: Sequence[SSA]) -> list[SSA]:
     """Transpose a square of registers: halves change places, then quarters within halves, and so on."""
     rows, lanes, step = list(rows), len(rows), len(rows) // 2
     while step:
-        upper = [lane if lane & step == 0 else lanes + lane - step for lane in range(lanes)]
-        lower = [lane + step if lane & step == 0 else lanes + lane for lane in range(lanes)]
         for i in (i for i in range(lanes) if i & step == 0):
-            pair = rows[i], rows[i + step]
-            rows[i], rows[i + step] = (_shuffled(f, *pair, order) for order in (upper, lower))
+            rows[i], rows[i + step] = with_parts_exchanged(f, rows[i], rows[i + step], lanes, step)
         step //= 2
     return rows
+
+
+def with_parts_exchanged(f: Function, a: SSA, b: SSA, lanes: int, step: int) -> tuple[SSA, SSA]:
+    """Return two vectors, of whose parts of `step` elements the second, fourth, … of `a` and the first, third, … of `b`
+    have changed places.
+    """
+    upper = [lane if lane & step == 0 else lanes + lane - step for lane in range(lanes)]
+    lower = [lane + step if lane & step == 0 else lanes + lane for lane in range(lanes)]
+    return _shuffled(f, a, b, upper), _shuffled(f, a, b, lower)
 
 
 def _shuffled(f: Function, a: SSA, b: SSA, order: Sequence[int]) -> SSA:

@@ -33,7 +33,7 @@ from needle.compiler.render import Bands, RenderedKernel, render_kernel
 from needle.compiler.round_code import RoundCode, render_rounds
 from needle.compiler.rounds import make_rounds
 from needle.compiler.row_blocks import in_row_blocks
-from needle.compiler.row_sums import blocks_behind, rows_then_sums, sums_behind_rows
+from needle.compiler.row_sums import rows_then_sums, sums_behind_rows
 from needle.compiler.sharing import share_functions, share_packed
 from needle.compiler.stencil_code import render_stencil
 from needle.compiler.steps import Contraction, Loop, Program, Step
@@ -104,7 +104,7 @@ def _render_steps(
     renderings: dict[tuple[bool, Bands | None, int | None], Renderings] = {}
     bands_of: dict[Buffer, tuple[int, Bands]] = {}  # of what is written in bands, and when
     loops: list[RenderedLoop] = []
-    behind = {rows: sums for sums, rows in sums_behind_rows(steps, host).items()}
+    behind = sums_behind_rows(steps, host)
     finishing: dict[int, list[RenderedKernel]] = {}  # what is left of sums that were begun behind rows
     inside: list[Function] = []
 
@@ -120,15 +120,12 @@ def _render_steps(
         if number in finishing:
             phases += finishing[number]
             continue
-        sums = steps[behind[number]] if number in behind else one
-        if sums is not one and bands_of.keys().isdisjoint([*one.step.reads(), *sums.step.reads()]):
-            own = one.step
-            assert isinstance(own, Kernel)
-            assert isinstance(sums.step, Kernel)
-            blocks = blocks_behind(own, sums.step, host)
-            (rows,), (first, *rest) = renderings_of(False)(own), renderings_of(False, None, blocks)(sums.step)
+        number_of_sums, blocks = behind.get(number, (number, 0))
+        sums = steps[number_of_sums]
+        if blocks and bands_of.keys().isdisjoint([*one.step.reads(), *sums.step.reads()]):
+            (rows,), (first, *rest) = renderings_of(False)(one.step), renderings_of(False, None, blocks)(sums.step)
             phases.append(replace(rows_then_sums(rows, first), step=one.name))
-            finishing[behind[number]] = [replace(phase, step=sums.name) for phase in rest]
+            finishing[number_of_sums] = [replace(phase, step=sums.name) for phase in rest]
             inside += [rows.function, first.function]
             continue
         rebased, begins = rebase(one.step)

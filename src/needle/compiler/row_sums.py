@@ -38,18 +38,21 @@ _FEWEST_ROWS = 8
 _LARGE = 4
 
 
-def sums_behind_rows(steps: Sequence[LaneStep], host: Host) -> dict[int, int]:
-    """Return which steps are sums that can be made behind the rows of another step: that one's number, by theirs."""
+def sums_behind_rows(steps: Sequence[LaneStep], host: Host) -> dict[int, tuple[int, int]]:
+    """Return the steps behind whose rows sums can be made: for each, the number of the sums' step, and of blocks."""
     writer: dict[Buffer, int] = {}
-    found: dict[int, int] = {}
+    found: dict[int, tuple[int, int]] = {}
+    taken: set[int] = set()
     for number, one in enumerate(steps):
         latest = max((writer[buffer] for buffer in one.step.reads() if buffer in writer), default=None)
         writer.update(dict.fromkeys(one.step.writes(), number))
-        if latest is None or latest in found.values() or latest in found or one.lane or steps[latest].lane:
+        if latest is None or latest in taken or one.lane or steps[latest].lane:
             continue
         rows, sums = steps[latest].step, one.step
-        if isinstance(rows, Kernel) and isinstance(sums, Kernel) and blocks_behind(rows, sums, host) is not None:
-            found[number] = latest
+        blocks = blocks_behind(rows, sums, host) if isinstance(rows, Kernel) and isinstance(sums, Kernel) else None
+        if blocks is not None:
+            found[latest] = number, blocks
+            taken |= {latest, number}
     return found
 
 

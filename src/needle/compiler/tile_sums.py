@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 from needle.compiler.ir import SSA, Function
 from needle.compiler.matrices import Product
@@ -11,7 +12,10 @@ from needle.compiler.packing import load_vector, opaque, prefetch, splat
 from needle.compiler.sources import Source
 from needle.compiler.tiling import Tiling
 
-__all__ = ["TileSums"]
+__all__ = ["TileSize", "TileSums"]
+
+# How many rows and vectors a tile has, and the vectors' masks.
+TileSize: TypeAlias = tuple[int, int, Sequence[SSA | None]]
 
 # How many steps of the sum a line of memory is asked for before it is used: of panels, and of rows where they lie.
 _PANEL_AHEAD, _AHEAD = 32, 16
@@ -51,7 +55,7 @@ class TileSums:
         self,
         at: tuple[SSA, SSA],
         bounds: Sequence[tuple[SSA, SSA]],
-        tile: tuple[int, int, Sequence[SSA | None]],
+        tile: TileSize,
         starts: Sequence[SSA],
     ) -> list[SSA]:
         """Write the loops over the sum and return the sums, row by row.
@@ -59,7 +63,7 @@ class TileSums:
         Args:
             at: where the tile's operands begin.
             bounds: where each axis of the sum begins and ends.
-            tile: how many rows and vectors it has, and the vectors' masks.
+            tile: its size.
             starts: the sums so far.
         """
         return self._axis(self._loops(bounds), at, tile, starts)
@@ -87,7 +91,7 @@ class TileSums:
         self,
         loops: Sequence[_Loop],
         at: tuple[SSA, SSA],
-        tile: tuple[int, int, Sequence[SSA | None]],
+        tile: TileSize,
         starts: Sequence[SSA],
     ) -> list[SSA]:
         """Write the first of some loops over the sum, and the others inside it."""
@@ -135,7 +139,7 @@ class TileSums:
             line = f.binary("mul nsw", k, f.integer(_LINE_BYTES // element.memory.itemsize))
             prefetch(f, f.address(element.moved(f, a, rows * self.a.outer).name, element.unit, line))
 
-    def _step(self, a: SSA, b: SSA, tile: tuple[int, int, Sequence[SSA | None]], kept: Sequence[SSA]) -> list[SSA]:
+    def _step(self, a: SSA, b: SSA, tile: TileSize, kept: Sequence[SSA]) -> list[SSA]:
         """Write one step of the sum: a few vectors of the right operand times an element of each row of the left."""
         f, lanes, (rows, vectors, masks) = self.f, self.tiling.lanes, tile
         row = []

@@ -26,7 +26,7 @@ from needle.compiler.render import Bands, RenderedKernel
 from needle.compiler.sources import Source
 from needle.compiler.steps import Contraction
 from needle.compiler.thread_count import available_processors
-from needle.compiler.tile_sums import TileSums
+from needle.compiler.tile_sums import TileSize, TileSums
 from needle.compiler.tiles_function import TilesFunction
 from needle.compiler.tiling import Split, Tiling
 
@@ -319,7 +319,7 @@ class Tiles:
             with f.when(place.is_last):
                 self.epilogue.call(f, target, (place.out, place.first_column), (rows, vectors))
 
-    def loop(self, place: TilePlace, tile: tuple[int, int, list[SSA | None]], starts: Sequence[SSA]) -> list[SSA]:
+    def loop(self, place: TilePlace, tile: TileSize, starts: Sequence[SSA]) -> list[SSA]:
         """Write the loop over a tile's sums and return them."""
         a = self.f.address("%a", self.a.element.unit, place.a)
         b = self.f.address(self.b_pointer.name, self.b.element.unit, place.b)

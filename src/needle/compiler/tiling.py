@@ -194,11 +194,9 @@ def _best(candidates: Sequence[Product], host: Host) -> tuple[float, Product, Sp
     """Return the cycles of the best of several ways to see a product, that, and its tiles."""
     choices = []
     for product in candidates:
-        lanes = host.vector_bytes // product.item_bytes
-        rows, vectors = _choose_tile(product.rows, -(-product.columns // lanes), product.inner, host.vector_registers)
-        cycles = _cycles(rows, vectors, product.inner)
+        rows, vectors, cycles = _tiles_across(product, host)
         if product.is_turned:
-            cycles = _WORTH_TURNING * (cycles + _turning_cycles(rows, vectors, lanes))
+            cycles = _WORTH_TURNING * (cycles + _turning_cycles(rows, vectors, host.vector_bytes // product.item_bytes))
         choices.append((cycles * math.prod(product.batch), product, rows, vectors))
     return min(choices, key=lambda choice: choice[0])
 
@@ -207,12 +205,17 @@ def least_cycles(step: Contraction, host: Host) -> float:
     """Count the cycles of a contraction, divided as is best; infinitely many where there is no way to divide it."""
     least = math.inf
     for product in Product.candidates(step):
-        lanes = host.vector_bytes // product.item_bytes
-        rows, vectors = _choose_tile(product.rows, -(-product.columns // lanes), product.inner, host.vector_registers)
-        cycles = _cycles(rows, vectors, product.inner)
+        rows, vectors, cycles = _tiles_across(product, host)
         cycles += rows.count * vectors.count * product.inner // product.sums[-1] * _LOOP_OVERHEAD
         least = min(least, cycles * product.share * math.prod(product.batch))
     return least
+
+
+def _tiles_across(product: Product, host: Host) -> tuple[Split, Split, float]:
+    """Return the best tiles of a product whose vectors are along its columns, and its cycles."""
+    vectors = -(-product.columns * product.item_bytes // host.vector_bytes)
+    chosen = _choose_tile(product.rows, vectors, product.inner, host.vector_registers)
+    return *chosen, _cycles(*chosen, product.inner)
 
 
 def _choose_tile(rows: int, vectors: int, inner: int, registers: int) -> tuple[Split, Split]:

@@ -25,10 +25,7 @@ def as_class_indices(labels: Array, num_classes: int, called: str = "labels") ->
     Raises:
         DataError: a label is no whole number from 0 to num_classes − 1.
     """
-    if hasattr(labels, "check_when_run"):  # a traced array, whose values come later
-        labels.check_when_run(lambda values: check_class_labels(values, num_classes, called))
-    else:
-        check_class_labels(labels, num_classes, called)
+    tracing.check_values(labels, lambda values: check_class_labels(values, num_classes, called))
     return labels if labels.dtype.kind in "iu" else array_namespace(labels).astype(labels, int64)
 
 

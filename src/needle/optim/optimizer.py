@@ -19,10 +19,11 @@ from needle.autograd import Gradient, Tensor
 from needle.device import Array, array_namespace
 from needle.dtype import float32, is_narrow
 from needle.errors import DTypeError, ShapeError
+from needle.lazy_state import lazy_state
 from needle.nn.parameter import in_evaluation
 from needle.optim import clipping, groups, state
 from needle.optim.groups import check_setting
-from needle.tracing import guard, host_effect, host_number, made_state
+from needle.tracing import guard, host_effect, host_number
 
 __all__ = ["Optimizer", "Parameters", "Rate"]
 
@@ -204,7 +205,7 @@ class Optimizer:
             g = g + h.weight_decay * theta
         if h.l1_decay:
             g = g + h.l1_decay * xp.sign(theta)
-        before = [_remembered(memory, parameter, theta) for memory in memories]
+        before = [lazy_state(memory, parameter, theta).realize_cached_data() for memory in memories]
         new_theta, *after = self.update(theta, g, h, *before)
         if condition is not None:
             new_theta = xp.where(condition, new_theta, theta)
@@ -290,12 +291,3 @@ def _arrays(parameter: Tensor) -> tuple[Array, Array]:
     if is_narrow(theta.dtype):
         theta = array_namespace(theta).astype(theta, float32)
     return theta, g if g.dtype == theta.dtype else array_namespace(g).astype(g, theta.dtype)
-
-
-def _remembered(memory: dict[Tensor, Tensor], parameter: Tensor, theta: Array) -> Array:
-    """Return what is remembered of a parameter: zeros at first."""
-    if parameter not in memory:
-        # From an array of the device, not made of `theta`: in a trace too, this is state and not a result.
-        memory[parameter] = Tensor.make_const(parameter.device.zeros(*theta.shape, dtype=theta.dtype))
-        made_state(partial(memory.pop, parameter, None))
-    return memory[parameter].realize_cached_data()
