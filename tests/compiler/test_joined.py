@@ -12,7 +12,7 @@ pytest.importorskip("llvmlite")
 from needle.compiler import Graph, TracedArray, input_node
 from needle.compiler.executable import Executable
 from needle.compiler.loops import Kernel
-from needle.ops.convolution import interleave
+from needle.ops.windows import interleave
 
 from .compiled import assert_compiles, compile_function
 

@@ -20,8 +20,9 @@ from needle.errors import SettingError, ShapeError
 from needle.nn.module import Module
 from needle.nn.parameter import Parameter
 from needle.ops import add, astype, conv, conv_transpose, pad, permute
-from needle.ops.convolution import Convolution, Lengths, Padding, per_axis
+from needle.ops.convolution import Convolution
 from needle.ops.padding import PadMode
+from needle.ops.windows import Lengths, Padding, per_axis
 
 __all__ = ["Conv", "Conv1d", "Conv2d", "Conv3d", "ConvTranspose1d", "ConvTranspose2d", "ConvTranspose3d"]
 

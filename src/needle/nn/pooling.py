@@ -11,8 +11,8 @@ from needle.autograd import Tensor
 from needle.errors import ShapeError
 from needle.nn.convolution import channels_first, channels_last
 from needle.nn.module import Module
-from needle.ops.convolution import Lengths, Padding
 from needle.ops.pooling import adaptive_avg_pool, adaptive_max_pool, avg_pool, max_pool
+from needle.ops.windows import Lengths, Padding
 
 __all__ = [
     "AdaptiveAvgPool1d",

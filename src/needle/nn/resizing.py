@@ -8,8 +8,8 @@ from needle.autograd import Tensor
 from needle.errors import ShapeError
 from needle.nn.convolution import channels_first, channels_last
 from needle.nn.module import Module
-from needle.ops.convolution import Lengths
 from needle.ops.resizing import resize
+from needle.ops.windows import Lengths
 
 __all__ = ["Upsample"]
 

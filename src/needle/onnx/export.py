@@ -30,8 +30,9 @@ from needle.jit.recorder import ArgumentPlace, Draw, HostArray, HostScalar, Oper
 from needle.nn import Buffer, Module, Parameter
 from needle.onnx.primitives import POOLINGS, WHOLE, PrimitiveWriter
 from needle.onnx.writer import Writer, onnx_package
-from needle.ops.convolution import Conv, ConvTranspose, Windows
+from needle.ops.convolution import Conv, ConvTranspose
 from needle.ops.pooling import Pooling
+from needle.ops.windows import Windows
 from needle.tracing import loops_written_out
 
 __all__ = ["export"]

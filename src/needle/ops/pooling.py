@@ -17,11 +17,11 @@ import numpy as np
 from needle.autograd import Tensor, TensorOp
 from needle.device import Array, array_namespace
 from needle.errors import DTypeError, ShapeError
-from needle.ops.convolution import Lengths, Padding, Windows, interleave, padding_pairs, per_axis, taps
 from needle.ops.indexing import getitem
 from needle.ops.joining import stack
 from needle.ops.reduction import max as maximum_of
 from needle.ops.reduction import mean
+from needle.ops.windows import Lengths, Padding, Windows, interleave, padding_pairs, per_axis, taps
 
 __all__ = [
     "AvgPool",

@@ -21,7 +21,7 @@ from needle.autograd import Tensor, TensorOp
 from needle.device import Array, array_namespace
 from needle.dtype import is_floating
 from needle.errors import DTypeError, SettingError, ShapeError
-from needle.ops.convolution import Lengths, per_axis
+from needle.ops.windows import Lengths, per_axis
 
 __all__ = ["Resample", "resize"]
 
