@@ -66,7 +66,7 @@ def test_module_imports_nothing_above_it(path: Path) -> None:
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(SOURCE)))
 def test_star_imports_are_only_where_families_are_gathered(path: Path) -> None:
-    if path == SOURCE / "ops" / "__init__.py":
+    if path in (SOURCE / "ops" / "__init__.py", SOURCE / "compiler" / "namespace" / "__init__.py"):
         return
     stars = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.ImportFrom)]
     assert not any(alias.name == "*" for node in stars for alias in node.names)

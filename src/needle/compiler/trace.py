@@ -8,28 +8,21 @@ negative indices) becomes nodes of its own. NumPy's own functions work on traced
 
 from __future__ import annotations
 
-import linecache
 import math
 import operator
-import sys
-import textwrap
 from collections.abc import Callable, Iterator, Sequence
-from functools import lru_cache
-from pathlib import Path
-from types import FrameType
 from typing import Any, ClassVar, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
 
 from needle import tracing
-from needle.compiler.graph import Node, Source, constant_node, make_node
+from needle.compiler.graph import Node, constant_node, make_node
 from needle.compiler.primitives import UFUNC_OF
+from needle.compiler.user_code import trace_error, uncompiled_error, user_source
 from needle.errors import TraceError
 
 __all__ = ["TracedArray", "apply_ufunc", "as_node", "node_dtype"]
-
-_PACKAGE = str(Path(__file__).resolve().parents[1])
 
 
 class TracedArray:
@@ -294,59 +287,6 @@ _OUTSIDE = (
 _OF_NO_FIXED_SHAPE = frozenset(
     {"argwhere", "compress", "extract", "flatnonzero", "nonzero", "trim_zeros", "unique", "union1d", "intersect1d"}
 )
-
-
-def trace_error(what: str, remedy: str) -> TraceError:
-    """Say what cannot be compiled, the line of the user's program that asked for it, and what to do instead."""
-    source = source_outside_libraries()
-    if source is None:
-        return TraceError(f"{what}: {remedy}")
-    line = textwrap.shorten(linecache.getline(source.file, source.line), 120, placeholder=" …")
-    return TraceError(f"{what}, at {source}: {remedy}" + (f"\n  {line}" if line else ""))
-
-
-def uncompiled_error(what: str, shape_depends_on_values: bool = False) -> TraceError:
-    """Say that a function of NumPy's has no compiled form."""
-    if shape_depends_on_values:
-        what = f"{what}, whose result is as long as the values say, has no fixed shape and cannot be compiled"
-        return trace_error(
-            what, "keep the shape and choose with ndl.where, or call it outside of the compiled function"
-        )
-    return trace_error(f"{what} cannot be compiled", "write it with the functions of needle.ops")
-
-
-def user_source() -> Source | None:
-    """Return the innermost line of the call stack that is not Needle's own."""
-    frame = user_frame()
-    return None if frame is None else Source(frame.f_code.co_filename, frame.f_lineno)
-
-
-def source_outside_libraries() -> Source | None:
-    """Return the innermost line that is of no installed library either, for messages; any but Needle's where none is.
-
-    NumPy, `copy` and others call a Tensor's methods on behalf of a line of the user's.
-    """
-    frame = user_frame()
-    while frame is not None and frame.f_code.co_filename.startswith(_library_folders()):
-        frame = frame.f_back
-    return user_source() if frame is None else Source(frame.f_code.co_filename, frame.f_lineno)
-
-
-@lru_cache(maxsize=1)
-def _library_folders() -> tuple[str, ...]:
-    import sysconfig  # noqa: PLC0415  slow to load, and only needed for messages
-
-    return tuple(sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib"))
-
-
-def user_frame() -> FrameType | None:
-    """Return the innermost frame of the call stack that is not Needle's own."""
-    frame = sys._getframe(1)
-    while frame.f_code.co_filename.startswith(_PACKAGE):
-        if frame.f_back is None:
-            return None
-        frame = frame.f_back
-    return frame
 
 
 def traced(primitive: str, *inputs: Node, **params: Any) -> TracedArray:

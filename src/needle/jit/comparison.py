@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from needle import tracing
 from needle.autograd import Tensor
 from needle.compiler import Graph
-from needle.compiler.trace import user_source
+from needle.compiler.user_code import user_source
 from needle.device import random
 from needle.dtype import is_floating
 from needle.errors import CompileError, NonFiniteError

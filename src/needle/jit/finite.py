@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from needle import tracing
-from needle.compiler.trace import user_source
+from needle.compiler.user_code import user_source
 from needle.dtype import is_floating
 from needle.errors import NonFiniteError, SettingError
 

@@ -14,12 +14,12 @@ import sys
 import types
 from collections.abc import Callable, Iterable, Iterator, Set
 from contextlib import suppress
-from functools import lru_cache, partial
-from pathlib import Path
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from needle.compiler.user_code import PACKAGE, is_users_code, library_folders
 from needle.jit.module_guard import (
     ABSENT,
     CONTAINERS,
@@ -32,9 +32,8 @@ from needle.jit.module_guard import (
     is_plain_class,
 )
 
-__all__ = ["EnvironmentGuard", "FreeObjects", "ObjectGuard", "free_objects", "is_users_code"]
+__all__ = ["EnvironmentGuard", "FreeObjects", "ObjectGuard", "free_objects"]
 
-_PACKAGE = str(Path(__file__).parents[1])
 # The table under os.environ, where there is one: reading it all is a hundred times quicker.
 _environment: Any = getattr(os.environ, "_data", os.environ)
 # How deep functions are looked for in containers and objects.
@@ -267,18 +266,6 @@ def _variables(function: Any, names: Iterable[str]) -> Iterator[tuple[Any, str, 
         yield (id(function), name), name, partial(function.__kwdefaults__.__getitem__, name)
 
 
-@lru_cache(maxsize=1)
-def _libraries() -> tuple[str, ...]:
-    import sysconfig  # noqa: PLC0415  slow to load, and only needed by the first trace
-
-    return tuple(sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib"))
-
-
-def is_users_code(code: types.CodeType) -> bool:
-    """Tell whether code is neither Needle's nor of an installed library."""
-    return not code.co_filename.startswith((_PACKAGE, *_libraries(), "<frozen"))
-
-
 def _is_users(function: Any) -> bool:
     return is_users_code(function.__code__)
 
@@ -287,7 +274,7 @@ def _is_users_module(module: types.ModuleType) -> bool:
     file = getattr(module, "__file__", None)
     if file is None:
         return module.__name__.partition(".")[0] not in (*sys.stdlib_module_names, "needle")
-    return not file.startswith((_PACKAGE, *_libraries()))
+    return not file.startswith((PACKAGE, *library_folders()))
 
 
 # ------------------------------------------------------------------------------------------------ what they read
@@ -305,7 +292,7 @@ class _Watch:
         """Guard a function's variables, and what it names of them."""
         names = _names(function.__code__)
         # Of Needle's own functions, such as `ndl.softmax`, neither globals nor defaults change.
-        stays = function.__code__.co_filename.startswith(_PACKAGE)
+        stays = function.__code__.co_filename.startswith(PACKAGE)
         for key, what, read in _variables(function, names):
             if stays and isinstance(key, tuple):
                 continue

@@ -22,8 +22,7 @@ import numpy as np
 from needle import autograd, tracing
 from needle.autograd import Tensor, Value
 from needle.compiler import Graph, Node, TracedArray, input_node
-from needle.compiler.trace import user_frame
-from needle.jit.free_objects import is_users_code
+from needle.compiler.user_code import is_users_code, user_frame
 from needle.jit.side_effects import settings_of
 
 __all__ = [

@@ -15,7 +15,7 @@ import numpy as np
 
 from needle.autograd import Value
 from needle.compiler import TracedArray
-from needle.compiler.trace import user_source
+from needle.compiler.user_code import user_source
 from needle.errors import TraceError
 from needle.jit.free_objects import free_objects
 from needle.jit.module_guard import ABSENT, Difference, same
