@@ -80,8 +80,14 @@ def test_one_permuted_operand_among_others_stays() -> None:
     assert add.shape == (2, 5, 3, 4)
 
 
-def test_what_comes_from_outside_is_permuted_where_it_is_copied() -> None:
-    graph = sink(trace(lambda x, w: np.pad(x.transpose(LAST), ((0, 0), (1, 1), (1, 1), (0, 0)))))
+@pytest.mark.parametrize("dtypes", [(), ("bfloat16", "float32")])
+def test_what_comes_from_outside_is_permuted_where_it_is_copied(dtypes: tuple[str, ...]) -> None:
+    def program(x: Any, w: Any) -> Any:
+        for dtype in dtypes:
+            x = x.astype(np.dtype(dtype))
+        return np.pad(x.transpose(LAST), ((0, 0), (1, 1), (1, 1), (0, 0)))
+
+    graph = sink(trace(program))
     (pad,) = (node for node in graph.nodes() if node.primitive == "pad")
     assert pad.inputs[0].primitive == "permute"
 

@@ -100,9 +100,16 @@ def _after_slice(node: Node, inputs: tuple[Node, ...]) -> Node | None:
 
 def _after_pad(node: Node, inputs: tuple[Node, ...]) -> Node | None:
     order = _order(inputs[0])
-    if order is not None and inputs[0].inputs[0].primitive == "input":
+    if order is not None and _comes_in(inputs[0].inputs[0]):
         return None  # padding copies: what comes in from outside is permuted on the way
     return _after(node, inputs, **{**node.params, "widths": _back(node.params["widths"], inputs)})
+
+
+def _comes_in(node: Node) -> bool:
+    """Tell whether a node is an input, maybe in another dtype."""
+    while node.primitive == "cast":
+        (node,) = node.inputs
+    return node.primitive == "input"
 
 
 def _after_flip(node: Node, inputs: tuple[Node, ...]) -> Node | None:
