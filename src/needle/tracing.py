@@ -146,7 +146,11 @@ def made_state(undo: Callable[[], object]) -> None:
 
 
 def check_values(array: Any, check: Callable[[Any], None]) -> None:
-    """Have `check` look at an array's values now; in a trace, in each call. It raises where they are wrong."""
+    """Have `check` look at an array's values now; in a trace, in each call. It raises where they are wrong.
+
+    A check may have a method `fails` that tells by the array API whether it raises. A program asks that where it can,
+    so that the check itself is called only then. Of equal checks of one array one is made.
+    """
     if hasattr(array, "check_when_run"):  # a traced array, whose values come later
         array.check_when_run(check)
     else:

@@ -81,7 +81,7 @@ class CompiledCall:
             (recorder.places.get(key) or StatePlace(recorder.tensors[key]), missing)  # type: ignore[arg-type]
             for key, missing in recorder.missing_gradients.items()
         ]
-        late = self._collect_checks(outputs)
+        late = self._collect_checks(outputs, changes_nothing=not may_overwrite and not self.gradients)
         self.graph = Graph(tuple(node for node, _ in recorder.inputs), tuple(outputs))
         self._may_overwrite = may_overwrite if overwrite and not late else {}
 
@@ -138,16 +138,26 @@ class CompiledCall:
             self.gradients.append((place, len(outputs)))
             outputs.append(_node(gradient.cached_data))
 
-    def _collect_checks(self, outputs: list[Node]) -> bool:
-        """Sort the checks into those of inputs, made before the run, and those of results, made after."""
+    def _collect_checks(self, outputs: list[Node], changes_nothing: bool) -> bool:
+        """Sort the checks into those of inputs, made before the run, and those of results, made after.
+
+        A program that `changes_nothing` until it has ended looks at inputs itself, and says whether one is wrong: all
+        checks or none, so that the first one that fails is the one that eager code would have come to.
+        """
+        asks = changes_nothing and all(check.fails is not None for check in self.recorder.checks)
         number_of = {node: number for number, (node, _) in enumerate(self.recorder.inputs)}
         self.early = []
         self.late = []
+        self.asked: list[tuple[int, int, Callable[[NDArray[Any]], None]]] = []
         for check in self.recorder.checks:
             source, moves = _moved_from(check.node)
             if source in number_of:
                 moved = partial(_check_moved, check.check, moves) if moves else check.check
-                self.early.append((number_of[source], moved))
+                if asks and check.fails is not None:
+                    self.asked.append((len(outputs), number_of[source], moved))
+                    outputs.append(check.fails)
+                else:
+                    self.early.append((number_of[source], moved))
             else:
                 self.late.append((len(outputs), check.check))
                 outputs.append(check.node)
@@ -201,7 +211,11 @@ class CompiledCall:
         self.kinds = executable.output_kinds
         self.outputs: list[Any] = [None] * len(self.kinds)
         in_place = set(executable.overwrites)
-        kept = in_place | {output for _, output in self.gradients if output is not None}
+        self.answers = [(np.zeros((), bool), number, check) for _, number, check in self.asked]
+        for (output, _, _), (answer, _, _) in zip(self.asked, self.answers, strict=True):
+            self._bind_output(output, answer)
+        kept = {output for _, output in self.gradients if output is not None}
+        kept |= in_place | {output for output, _, _ in self.asked}
         self.given_out = [
             (output, executable.output_start + output, ResultMemory(*kind))
             for output, kind in enumerate(self.kinds)
@@ -282,6 +296,9 @@ class CompiledCall:
                 self.executable.run_at(self.list_of_addresses)
                 for output, check in self.late:
                     check(self.outputs[output])
+                for answer, number, check in self.answers:
+                    if answer:
+                        check(self.bound[number])
             except BaseException:
                 for effect in reversed(done):
                     effect.undo()

@@ -134,10 +134,11 @@ class NumberGuard:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Check:
-    """Values that are looked at in each call, such as class labels."""
+    """Values that are looked at in each call, such as class labels; `fails` is whether they are wrong, where known."""
 
     node: Node
     check: Callable[[Any], None]
+    fails: Node | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -318,7 +319,9 @@ class Recorder:
 
     def check(self, array: TracedArray, check: Callable[[Any], None]) -> None:
         """Have `check` look at an array's values in each call."""
-        self.checks.append(Check(array.node, check))
+        if not any(one.node is array.node and one.check == check for one in self.checks):
+            fails = getattr(check, "fails", None)
+            self.checks.append(Check(array.node, check, None if fails is None else fails(array).node))
 
     def operator(self, op: Any, result: Any, operands: Sequence[Any]) -> None:
         """Note an operator's result."""

@@ -6,6 +6,7 @@ often as it was chosen. And the gradient of that is choosing again.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -25,8 +26,30 @@ def as_class_indices(labels: Array, num_classes: int, called: str = "labels") ->
     Raises:
         DataError: a label is no whole number from 0 to num_classes − 1.
     """
-    tracing.check_values(labels, lambda values: check_class_labels(values, num_classes, called))
+    tracing.check_values(labels, _LabelCheck(num_classes, called))
     return labels if labels.dtype.kind in "iu" else array_namespace(labels).astype(labels, int64)
+
+
+@dataclass(frozen=True, slots=True)
+class _LabelCheck:
+    """The check that values are class labels."""
+
+    num_classes: int
+    called: str
+
+    def __call__(self, labels: Array) -> None:
+        check_class_labels(labels, self.num_classes, self.called)
+
+    def fails(self, labels: Array) -> Array:
+        """Return whether the check raises, as an array of no axes."""
+        xp = array_namespace(labels)
+        whole = xp.astype(labels, int64)
+        wrong = (whole < 0) | (whole >= self.num_classes)
+        if labels.dtype.kind == "u" and labels.dtype.itemsize == int64.itemsize:
+            wrong = labels >= self.num_classes
+        elif labels.dtype.kind not in "iu":
+            wrong = wrong | (xp.astype(whole, labels.dtype) != labels)
+        return xp.any(wrong)
 
 
 # For each dtype of integers, the unsigned one of its size, in which negative numbers are at least so large.
