@@ -6,6 +6,7 @@ Elementary Functions", 1980): a polynomial gives eʳ − 1 with all its digits n
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from needle.compiler.math.coefficients import COEFFICIENTS, LN2, TWO_OVER_ROOT_PI
@@ -59,7 +60,9 @@ def scaled_exp(p: Value, shifted: Value) -> Value:
     """Return 2ⁿ (1 + p), where the low bits of `shifted` hold n + 2 bias.
 
     In two steps, 2^⌊n/2⌋ and the rest, so that neither leaves the format where only the product does: the last
-    multiplication is the only one that rounds a subnormal result, or that overflows.
+    multiplication is the only one that rounds a subnormal result, or that overflows. From n = −2 bias, the least n that
+    there may be, both are 0, and so is the result: far out it is not computed as a subnormal number that rounds to 0,
+    which takes processors several times as long. What an attention hides has such exponents.
     """
     whole = bits(shifted)
     half = whole >> 1
@@ -69,32 +72,20 @@ def scaled_exp(p: Value, shifted: Value) -> Value:
 
 def exp(x: Value) -> Value:
     """Return eˣ."""
-    lowest, highest = (-746.0, 710.0) if x.format is DOUBLE else (-104.0, 89.0)
-    vanishes = x < lowest
-    reduced = reduce(clamp(_zero_where(vanishes, x), None, highest), offset=2 * x.format.bias)
-    return _zero_where(vanishes, scaled_exp(exp_tail(reduced.r, reduced.r), reduced.shifted))
-
-
-def _zero_where(condition: Value, x: Value) -> Value:
-    """Return 0 where the condition holds, else x.
-
-    What rounds to 0 is not computed as a subnormal number that does, which takes processors several times as long: what
-    an attention hides has such exponents.
-    """
-    return select(condition, 0.0, x)
+    lowest = -2 * x.format.bias * math.log(2)
+    reduced = reduce(clamp(x, lowest, 710.0 if x.format is DOUBLE else 89.0), offset=2 * x.format.bias)
+    return scaled_exp(exp_tail(reduced.r, reduced.r), reduced.shifted)
 
 
 def exp2(x: Value) -> Value:
     """Return 2ˣ: x less its nearest integer is exact, and times ln 2 it is the r of the exponential."""
-    lowest, highest = (-1076.0, 1025.0) if x.format is DOUBLE else (-151.0, 129.0)
-    vanishes = x < lowest
-    x = clamp(_zero_where(vanishes, x), None, highest)
+    x = clamp(x, -2.0 * x.format.bias, 1025.0 if x.format is DOUBLE else 129.0)
     rounder = x.format.rounder + 2 * x.format.bias
     shifted = x + rounder
     rest = x - (shifted - rounder)
     high, low = LN2[x.format.dtype]
     r = fma(rest, high, rest * low)
-    return _zero_where(vanishes, scaled_exp(exp_tail(r, r), shifted))
+    return scaled_exp(exp_tail(r, r), shifted)
 
 
 def expm1(x: Value) -> Value:
