@@ -17,7 +17,7 @@ from needle.compiler.ir import SSA, Function
 from needle.compiler.loops import Buffer
 from needle.compiler.memory import Arena
 from needle.compiler.render import RenderedKernel
-from needle.compiler.rounds import Share, Turn, shares_of
+from needle.compiler.rounds import Share, Turn, order_of, shares_of
 from needle.compiler.thread_count import available_processors
 
 __all__ = ["RoundCode", "render_rounds"]
@@ -82,10 +82,14 @@ class _Writer:
     def add(self, number: int, shares: Sequence[Share]) -> None:
         """Write a round: the function that does one of its chunks, its table, and its row in the table of rounds."""
         f = Function(f"round{number}", ["ptr %arrays", "ptr %arena", "ptr %table", "i64 %chunk"], "nounwind #0")
-        places: list[int] = []
+        order = order_of(shares, available_processors())
+        number_of, places = SSA("%chunk", "i64"), list[int]()
+        if order != sorted(order):
+            places += order
+            number_of = f.load("i64", f.address("%table", "i64", number_of), 8)
         first = 0
         for share in shares:
-            chunk = f.binary("sub", SSA("%chunk", "i64"), f.integer(first))
+            chunk = f.binary("sub", number_of, f.integer(first))
             # As a number without sign, that of a chunk before these is far above all.
             with f.when(f.compare("ult", chunk, f.integer(share.count))):
                 if share.count == 1 and len(share.phases) >= _LONG_CHAIN:

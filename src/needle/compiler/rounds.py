@@ -8,17 +8,20 @@ no other columns than those that a chunk of the phase before it has written: nob
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from needle.compiler.loops import Buffer
 from needle.compiler.render import Lane, RenderedKernel
 
-__all__ = ["Share", "Turn", "in_moments", "make_rounds", "shares_of"]
+__all__ = ["Share", "Turn", "in_moments", "make_rounds", "order_of", "shares_of"]
 
 # Chunks of so many operations (some 15 µs, much more than it takes to fetch another one) are divided further, into so
 # many times as many.
 _LONG_CHUNK, _FINER = 2_000_000, 8
+# A byte of an operand that is beyond the second cache takes as long as so many operations.
+_FAR_BYTE = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +52,7 @@ def shares_of(turns: Sequence[Turn], most: int) -> list[Share]:
     """Return the chunks of a round: phases that threads share in up to `most`, or in more of them where each is long.
 
     The end of a round is waited for as long as its last chunk takes. So chains, which cannot be divided, come first,
-    and then phases in few chunks.
+    and then phases in few chunks, and those whose chunks are longer.
     """
     shared: dict[int, list[RenderedKernel]] = {}
     owned: dict[int, list[RenderedKernel]] = {}
@@ -62,18 +65,51 @@ def shares_of(turns: Sequence[Turn], most: int) -> list[Share]:
     shares = [Share(tuple(phases), _count_chunks(phases, most)) for phases in shared.values()]
     chains = [Share(tuple(phases), 1) for phases in owned.values()]
     long = [chain for chain in chains if sum(phase.work for phase in chain.phases) > _LONG_CHUNK]
-    shares.sort(key=lambda share: not share.phases[0].is_streamed)
+    shares.sort(key=_chunk_length, reverse=True)
     return [*long, *shares, *(chain for chain in chains if chain not in long)]
+
+
+def order_of(shares: Sequence[Share], threads: int) -> list[int]:
+    """Return the numbers of a round's chunks in the order in which they are taken.
+
+    Each thread starts from a place of its own. From there on it finds a piece of everything, the longest chunks first,
+    so that short ones are left for the end.
+    """
+    groups: list[list[int]] = []
+    first, after_single = 0, False
+    for share in shares:
+        if share.count != 1 or not after_single:
+            groups.append([])
+        groups[-1] += range(first, first + share.count)
+        first, after_single = first + share.count, share.count == 1
+    pieces = ((group, thread) for thread in range(threads) for group in groups)
+    return [
+        number
+        for group, thread in pieces
+        for number in group[len(group) * thread // threads : len(group) * (thread + 1) // threads]
+    ]
+
+
+def _chunk_length(share: Share) -> float:
+    """Return about how long a chunk takes, in operations; nobody knows where operands are streamed, but it is long."""
+    return math.inf if share.phases[0].is_streamed else sum(map(_length, share.phases)) / share.count
+
+
+def _length(phase: RenderedKernel) -> int:
+    """Return about how long a phase takes, in operations: where each reads or writes much, memory counts."""
+    size = sum(buffer.size * buffer.dtype.itemsize for buffer in phase.buffers)
+    return max(phase.work, _FAR_BYTE * min(phase.work, size))
 
 
 def _count_chunks(phases: Sequence[RenderedKernel], most: int) -> int:
     """Return into how many chunks the phases of a team fall."""
     first, bands = phases[0], phases[0].bands
-    least = most // 2 if first.is_streamed else most
-    count = max(least, min(first.work // _LONG_CHUNK, _FINER * most))
     parts = first.parts if bands is None or len(phases) == 1 else bands.count
-    parts_each = -(-parts // count)
-    return -(-parts // parts_each)
+    wanted = min(_length(first) // _LONG_CHUNK, _FINER * most)
+    if wanted > most:
+        return -(-parts // max(1, parts // wanted))
+    least = most // 2 if first.is_streamed else most
+    return -(-parts // -(-parts // least))
 
 
 def in_moments(turns: Sequence[Turn]) -> list[Sequence[Turn]]:
