@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 
 from needle.compiler.host import Host
 from needle.compiler.matrices import Product
@@ -218,6 +219,7 @@ def _tiles_across(product: Product, host: Host) -> tuple[Split, Split, float]:
     return *chosen, _cycles(*chosen, product.inner)
 
 
+@cache  # counting goes through a hundred splits, and is asked again: by the schedule, for each way to see a product
 def _choose_tile(rows: int, vectors: int, inner: int, registers: int) -> tuple[Split, Split]:
     """Return the split into tiles that takes the fewest cycles, as `_cycles` counts them."""
     candidates = [
