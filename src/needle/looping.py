@@ -26,7 +26,8 @@ from needle.compiler.simplify import scalar_of
 from needle.compiler.stepwise_sums import StepwiseSums
 from needle.device import Array
 from needle.jit.arguments import flatten, map_leaves
-from needle.jit.recorder import Check, Recorder
+from needle.jit.notes import Check
+from needle.jit.recorder import Recorder
 from needle.ops import make_tuple
 
 __all__ = ["loop_over"]

@@ -18,8 +18,8 @@ from needle.dtype import is_floating
 from needle.errors import CompileError, NonFiniteError
 from needle.jit.arguments import flatten
 from needle.jit.finite import FiniteWatch, is_finite, non_finite_error
+from needle.jit.notes import OperatorResult
 from needle.jit.program import CompiledCall
-from needle.jit.recorder import OperatorResult
 from needle.jit.results import find_tensor, without_graph
 
 __all__ = ["check_finite", "compare_with_eager", "error_within_loop"]

@@ -12,9 +12,11 @@ from needle.autocasting import autocast_dtype
 from needle.jit.arguments import map_leaves
 from needle.jit.free_objects import free_objects
 from needle.jit.leaks import leak_error
+from needle.jit.notes import ArgumentPlace
 from needle.jit.program import CompiledCall
-from needle.jit.recorder import ArgumentPlace, Recorder, watching
+from needle.jit.recorder import Recorder
 from needle.jit.side_effects import BeforeTrace
+from needle.jit.watching import watching
 
 __all__ = ["follow_call", "trace_call"]
 

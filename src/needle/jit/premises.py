@@ -13,7 +13,7 @@ from needle import autograd, tracing
 from needle.jit.array_guard import ArrayValues
 from needle.jit.free_objects import EnvironmentGuard, ObjectGuard
 from needle.jit.module_guard import ModuleGuard, Snapshot
-from needle.jit.recorder import Guard, NumberGuard, Read
+from needle.jit.notes import Guard, NumberGuard, Read
 
 __all__ = ["Mismatch", "Premises", "number_mismatch"]
 

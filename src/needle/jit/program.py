@@ -7,37 +7,24 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from needle.autograd import Tensor, Value
-from needle.compiler import Graph, Node, TracedArray
+from needle.autograd import Tensor
+from needle.compiler import Graph, Node
 from needle.compiler.address import address_of
-from needle.compiler.primitives import PRIMITIVES
 from needle.device import random
-from needle.errors import TraceError
-from needle.jit.arguments import map_leaves
 from needle.jit.forms import Form
 from needle.jit.free_objects import EnvironmentGuard, ObjectGuard
 from needle.jit.module_guard import ModuleGuard
+from needle.jit.notes import ArgumentPlace, Draw, Effect, GradientPlace, HostArray, HostScalar, Place, Read, StatePlace
+from needle.jit.outcome import Outcome
 from needle.jit.premises import Mismatch, Premises, number_mismatch
-from needle.jit.recorder import (
-    ArgumentPlace,
-    Draw,
-    Effect,
-    GradientPlace,
-    HostArray,
-    HostScalar,
-    Place,
-    Read,
-    Recorder,
-    StatePlace,
-)
+from needle.jit.recorder import Recorder
 from needle.jit.result_memory import ResultMemory
-from needle.jit.results import Known, Output, Results, Sources, find_tensor
+from needle.jit.results import Results, Sources, find_tensor
 
 __all__ = ["CompiledCall"]
 
@@ -70,98 +57,11 @@ class CompiledCall:
         self.look: Callable[[CompiledCall], None] | None = None
         # That of a call with nothing but Tensors, arrays and plain values; set by who keeps the program.
         self.form: Form | None = None
-        outputs: list[Node] = []
-        self.returned: list[tuple[int, Value | None]] = []
-        self.result = map_leaves(lambda leaf: self._returned(leaf, outputs), result)
-        self.state: list[tuple[Place, int]] = []
-        may_overwrite = self._collect_state(outputs)
-        self.gradients: list[tuple[Place, int | None]] = []
-        self._collect_gradients(outputs)
-        self.missing = [
-            (recorder.places.get(key) or StatePlace(recorder.tensors[key]), missing)  # type: ignore[arg-type]
-            for key, missing in recorder.missing_gradients.items()
-        ]
-        late = self._collect_checks(outputs, changes_nothing=not may_overwrite and not self.gradients)
-        self.graph = Graph(tuple(node for node, _ in recorder.inputs), tuple(outputs))
-        self._may_overwrite = may_overwrite if overwrite and not late else {}
-
-    # --------------------------------------------------------------------------------- what comes out
-
-    def _returned(self, leaf: Any, outputs: list[Node]) -> Any:
-        """Note a Tensor that the function returned, and leave a mark in its place."""
-        data = leaf if isinstance(leaf, (np.ndarray, TracedArray)) else leaf.cached_data
-        recorder = self.recorder
-        known = recorder.original.get(id(leaf))
-        if isinstance(leaf, Tensor) and known is not None and data is known and id(leaf) in recorder.places:
-            return Known(recorder.places[id(leaf)])
-        if isinstance(data, tuple):
-            return tuple(self._returned(one, outputs) for one in leaf)
-        outputs.append(_node(data))
-        return Output(len(outputs) - 1, isinstance(leaf, Value), isinstance(leaf, Value) and leaf.requires_grad)
-
-    def returned_places(self) -> list[int | Place]:
-        """List what the function returns: the number of an output, or the place of a Tensor that was there before."""
-        places: list[int | Place] = []
-
-        def find(value: Any) -> None:
-            if isinstance(value, Output):
-                places.append(value.number)
-            elif isinstance(value, Known):
-                places.append(value.place)
-            elif isinstance(value, (tuple, list, dict)):
-                for one in value.values() if isinstance(value, dict) else value:
-                    find(one)
-
-        find(self.result)
-        return places
-
-    def _collect_state(self, outputs: list[Node]) -> dict[int, int]:
-        """Make an output of each piece of state that is replaced; return which inputs these may overwrite."""
-        number_of = {node: number for number, (node, _) in enumerate(self.recorder.inputs)}
-        may_overwrite: dict[int, int] = {}
-        for value, data in self.recorder.written():
-            place = self.recorder.places.get(id(value)) or StatePlace(value)  # type: ignore[arg-type]
-            original = self.recorder.original.get(id(value))
-            if original is not None and isinstance(place, StatePlace):
-                may_overwrite[len(outputs)] = number_of[original.node]
-            self.state.append((place, len(outputs)))
-            outputs.append(_node(data))
-        return may_overwrite
-
-    def _collect_gradients(self, outputs: list[Node]) -> None:
-        for key, gradient in self.recorder.gradients.items():
-            value = self.recorder.tensors[key]
-            place = self.recorder.places.get(key) or StatePlace(value)  # type: ignore[arg-type]
-            if gradient is None:
-                self.gradients.append((place, None))
-                continue
-            self.gradients.append((place, len(outputs)))
-            outputs.append(_node(gradient.cached_data))
-
-    def _collect_checks(self, outputs: list[Node], changes_nothing: bool) -> bool:
-        """Sort the checks into those of inputs, made before the run, and those of results, made after.
-
-        A program that `changes_nothing` until it has ended looks at inputs itself, and says whether one is wrong: all
-        checks or none, so that the first one that fails is the one that eager code would have come to.
-        """
-        asks = changes_nothing and all(check.fails is not None for check in self.recorder.checks)
-        number_of = {node: number for number, (node, _) in enumerate(self.recorder.inputs)}
-        self.early = []
-        self.late = []
-        self.asked: list[tuple[int, int, Callable[[NDArray[Any]], None]]] = []
-        for check in self.recorder.checks:
-            source, moves = _moved_from(check.node)
-            if source in number_of:
-                moved = partial(_check_moved, check.check, moves) if moves else check.check
-                if asks and check.fails is not None:
-                    self.asked.append((len(outputs), number_of[source], moved))
-                    outputs.append(check.fails)
-                else:
-                    self.early.append((number_of[source], moved))
-            else:
-                self.late.append((len(outputs), check.check))
-                outputs.append(check.node)
-        return bool(self.late)
+        self.outcome = outcome = Outcome(recorder, result)
+        self.state, self.gradients, self.missing = outcome.state, outcome.gradients, outcome.missing
+        self.early, self.late, self.asked = outcome.early, outcome.late, outcome.asked
+        self.graph = Graph(tuple(node for node, _ in recorder.inputs), tuple(outcome.nodes))
+        self._may_overwrite = outcome.may_overwrite if overwrite and not self.late else {}
 
     # ------------------------------------------------------------------------------------ preparation
 
@@ -207,7 +107,7 @@ class CompiledCall:
         self.moved = list(self.states)
         self.passing = [state.number for state in self.states if state.tensor is None]
         # Which of them require a gradient stays so, says a guard.
-        self.results = Results(self.result, Sources(state.tensor for state in self.states))
+        self.results = Results(self.outcome.result, Sources(state.tensor for state in self.states))
         self.kinds = executable.output_kinds
         self.outputs: list[Any] = [None] * len(self.kinds)
         in_place = set(executable.overwrites)
@@ -427,32 +327,3 @@ class _State:
         # How many references its array has where nobody else holds it: the Tensor, the program's list of inputs (and
         # that of outputs), and two that look. Arrays that are only read may be held by anyone.
         self.references = 5 if output is not None else sys.maxsize
-
-
-# What only moves elements, or gives them another type: quickly done in NumPy, for a check before the program runs.
-_MOVES = frozenset({"cast", "flip", "permute", "reshape", "slice"})
-
-
-def _moved_from(node: Node) -> tuple[Node, list[Node]]:
-    """Return the node whose elements a node has, and what moves them, in order."""
-    moves: list[Node] = []
-    while node.primitive in _MOVES:
-        moves.insert(0, node)
-        (node,) = node.inputs
-    return node, moves
-
-
-def _check_moved(check: Callable[[NDArray[Any]], None], moves: Sequence[Node], array: NDArray[Any]) -> None:
-    for node in moves:
-        array = PRIMITIVES[node.primitive].evaluate(array, **node.params)
-    check(array)
-
-
-def _node(data: Any) -> Node:
-    """Return the node of what a Tensor holds at the end of a trace."""
-    if isinstance(data, TracedArray):
-        return data.node
-    if isinstance(data, np.ndarray):
-        array: Node = TracedArray.namespace.asarray(data).node
-        return array
-    raise TraceError(f"a compiled function returns Tensors, got one that holds {type(data).__name__}")

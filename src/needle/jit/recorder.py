@@ -1,155 +1,45 @@
 """Following a function while it is traced: what it reads, what it writes, and what it does beside computing.
 
-While a thread traces, two fields of every Tensor are watched: its data and its gradient. Reading the data of a Tensor
-that was there before makes it an input of the program; the Tensor itself is left as it is. Writing to such a Tensor is
-kept here, where only the traced function sees it, and becomes an output. So nothing outside changes by tracing, whether
-it goes well or not, and no other thread sees anything of it.
+While a thread traces, two fields of every Tensor are watched: its data and its gradient (see `needle.jit.watching`).
+Reading the data of a Tensor that was there before makes it an input of the program; the Tensor itself is left as it is.
+Writing to such a Tensor is kept here, where only the traced function sees it, and becomes an output. So nothing outside
+changes by tracing, whether it goes well or not, and no other thread sees anything of it.
 """
 
 from __future__ import annotations
 
 import sys
-import threading
 import weakref
 from collections.abc import Callable, Hashable, Iterator, Sequence, Set
 from contextlib import contextmanager
-from dataclasses import dataclass
 from types import CodeType, FrameType
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 
-from needle import autograd, tracing
-from needle.autograd import Tensor, Value
+from needle import tracing
+from needle.autograd import Value
 from needle.compiler import Graph, Node, TracedArray, input_node
 from needle.compiler.user_code import is_users_code, user_frame
+from needle.jit.notes import (
+    ArgumentPlace,
+    Check,
+    Draw,
+    Effect,
+    GradientPlace,
+    Guard,
+    HostArray,
+    HostScalar,
+    NumberGuard,
+    OperatorResult,
+    Place,
+    Read,
+    StatePlace,
+)
 from needle.jit.side_effects import settings_of
+from needle.jit.watching import own_data
 
-__all__ = [
-    "ArgumentPlace",
-    "Check",
-    "Draw",
-    "Effect",
-    "GradientPlace",
-    "Guard",
-    "HostArray",
-    "HostScalar",
-    "NumberGuard",
-    "OperatorResult",
-    "Place",
-    "Recorder",
-    "StatePlace",
-]
-
-
-# ------------------------------------------------------------------------------------- where values come from
-
-
-@dataclass(frozen=True, slots=True)
-class ArgumentPlace:
-    """The Tensor or array with this number among a call's arguments."""
-
-    number: int
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class StatePlace:
-    """A Tensor that was there before: a parameter, a moment, a running mean."""
-
-    tensor: Tensor
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class GradientPlace:
-    """The gradient of the Tensor at another place."""
-
-    of: Any
-
-
-Place: TypeAlias = ArgumentPlace | StatePlace | GradientPlace
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class HostArray:
-    """A NumPy array that the function uses, as it is at the time of a call."""
-
-    array: Any
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class HostScalar:
-    """A number that the host computes before each call."""
-
-    number: tracing.HostNumber
-    dtype: np.dtype[Any]
-
-
-# ---------------------------------------------------------------- what is done before each call, in this order
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Draw:
-    """Random numbers, drawn anew in each call: made, or where it is known how, filled into an array that is kept."""
-
-    make: Callable[[], Any]
-    fill: Callable[[Any], None] | None
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Read:
-    """A number, read anew in each call."""
-
-    read: Callable[[], Any]
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Effect:
-    """Something done beside computing, and how to take it back."""
-
-    do: Callable[[], None]
-    undo: Callable[[], None]
-
-
-# -------------------------------------------------------------------------- what a program takes for granted
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Guard:
-    """Something that was read while tracing."""
-
-    read: Callable[[], Hashable]
-    expected: Hashable
-    what: str
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class NumberGuard:
-    """An answer about a number of the host on which the function's course depends."""
-
-    number: tracing.HostNumber
-    question: Callable[[Any], Any]
-    expected: Any
-    what: str
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Check:
-    """Values that are looked at in each call, such as class labels; `fails` is whether they are wrong, where known."""
-
-    node: Node
-    check: Callable[[Any], None]
-    fails: Node | None = None
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class OperatorResult:
-    """What an operator of the function returned. Of the operator itself, which may hold Tensors, its plain settings."""
-
-    name: str
-    node: Node
-    source: str
-    operands: tuple[Node, ...]
-    settings: dict[str, Any]
+__all__ = ["Recorder"]
 
 
 class Recorder:
@@ -193,6 +83,10 @@ class Recorder:
     def _place(self, value: Value, place: Place) -> None:
         self.places[id(value)] = place
         self.tensors[id(value)] = value
+
+    def place_of(self, value: Any) -> Place:
+        """Return where a Tensor that was there before is found in each call."""
+        return self.places.get(id(value)) or StatePlace(value)
 
     def new_input(self, shape: Sequence[int], dtype: Any, source: Any) -> TracedArray:
         """Give the program one more input."""
@@ -247,8 +141,7 @@ class Recorder:
         self.tensors[key] = value
         self.missing_gradients.setdefault(key, gradient is None)
         if isinstance(gradient, Value) and id(gradient) not in self.places:
-            of = self.places.get(key) or StatePlace(value)  # type: ignore[arg-type]
-            self._place(gradient, GradientPlace(of))
+            self._place(gradient, GradientPlace(self.place_of(value)))
         return gradient
 
     def write_gradient(self, value: Value, slot: Any, new: Any) -> None:
@@ -411,7 +304,7 @@ class Recorder:
     def without_values(self) -> list[tuple[Value, Node]]:
         """Return the Tensors that were made while tracing and are alive, though they never get values."""
         alive = [reference() for reference in self.born]
-        found = [(one, _SLOTS["cached_data"].__get__(one)) for one in alive if one is not None]
+        found = [(one, own_data(one)) for one in alive if one is not None]
         return [(one, data.node) for one, data in found if type(data) is TracedArray]
 
     def written(self) -> Iterator[tuple[Value, Any]]:
@@ -439,78 +332,3 @@ def _is_unset(slot: Any, value: Value) -> bool:
 def _as_constant(new: Any) -> Any:
     """Return an array that a Tensor is made of inside the function as part of the program."""
     return TracedArray.namespace.asarray(new) if isinstance(new, np.ndarray) else new
-
-
-# --------------------------------------------------------------------------------------------- watching
-
-
-class _WatchedField:
-    """Stands in for a field of Value while some thread traces; other threads find the field as ever."""
-
-    def __init__(self, slot: Any, read: str, write: str) -> None:
-        self.slot = slot
-        self.read = read
-        self.write = write
-
-    def __get__(self, value: Any, owner: type | None = None) -> Any:
-        if value is None:
-            return self
-        recorder = tracing.recorder()
-        if recorder is None:
-            return self.slot.__get__(value, owner)
-        return getattr(recorder, self.read)(value, self.slot)
-
-    def __set__(self, value: Any, new: Any) -> None:
-        recorder = tracing.recorder()
-        if recorder is None:
-            self.slot.__set__(value, new)
-        else:
-            getattr(recorder, self.write)(value, self.slot, new)
-
-
-_SLOTS = {"cached_data": vars(Value)["cached_data"], "grad": vars(Value)["grad"]}
-_WATCHED = {
-    "cached_data": _WatchedField(_SLOTS["cached_data"], "read_data", "write_data"),
-    "grad": _WatchedField(_SLOTS["grad"], "read_gradient", "write_gradient"),
-}
-_lock = threading.Lock()
-_watching = 0
-
-
-@contextmanager
-def watching(recorder: Recorder) -> Iterator[None]:
-    """Have `recorder` follow what this thread does inside the block."""
-    with _fields_watched(), tracing.recording(recorder), _eager_mode():
-        yield
-
-
-@contextmanager
-def _fields_watched() -> Iterator[None]:
-    global _watching  # noqa: PLW0603  how many traces there are in the process
-    with _lock:
-        _watching += 1
-        if _watching == 1:
-            _install(_WATCHED)
-    try:
-        yield
-    finally:
-        with _lock:
-            _watching -= 1
-            if not _watching:
-                _install(_SLOTS)
-
-
-def _install(fields: dict[str, Any]) -> None:
-    for name, field in fields.items():
-        setattr(Value, name, field)
-
-
-@contextmanager
-def _eager_mode() -> Iterator[None]:
-    """Apply operators to traced arrays at once, whatever the mode outside."""
-    before = autograd.LAZY_MODE
-    autograd.LAZY_MODE = False
-    try:
-        yield
-    finally:
-        autograd.LAZY_MODE = before

@@ -14,7 +14,7 @@ from needle import tracing
 from needle.autograd import Tensor, TensorOp, Value
 from needle.errors import GradientError
 from needle.jit.arguments import map_leaves
-from needle.jit.recorder import ArgumentPlace, Place, StatePlace
+from needle.jit.notes import ArgumentPlace, Place, StatePlace
 
 __all__ = ["Known", "Output", "Results", "Sources", "find_tensor", "without_graph"]
 

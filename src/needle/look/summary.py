@@ -24,7 +24,9 @@ from needle.device import random
 from needle.dtype import as_dtype
 from needle.errors import DTypeError
 from needle.jit.arguments import flatten
-from needle.jit.recorder import HostArray, Recorder, watching
+from needle.jit.notes import HostArray
+from needle.jit.recorder import Recorder
+from needle.jit.watching import watching
 from needle.nn import Module, Parameter
 from needle.tracing import loops_written_out
 

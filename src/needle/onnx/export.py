@@ -25,8 +25,8 @@ from needle.errors import CompileError, DTypeError, SettingError, TraceError
 from needle.jit.arguments import flatten, map_leaves
 from needle.jit.follow import follow_call
 from needle.jit.function import JitFunction
+from needle.jit.notes import ArgumentPlace, Draw, HostArray, HostScalar, OperatorResult, StatePlace
 from needle.jit.program import CompiledCall
-from needle.jit.recorder import ArgumentPlace, Draw, HostArray, HostScalar, OperatorResult, StatePlace
 from needle.nn import Buffer, Module, Parameter
 from needle.onnx.primitives import POOLINGS, WHOLE, PrimitiveWriter
 from needle.onnx.writer import Writer, onnx_package
@@ -168,7 +168,7 @@ class _Program:
     def __init__(self, call: CompiledCall, leaves: Sequence[Tensor]) -> None:
         self.call = call
         self.leaves = leaves
-        self.result_places = call.returned_places()
+        self.result_places = call.outcome.returned_places()
         used = [place for place in self.result_places if isinstance(place, int)]
         graph = Graph(call.graph.inputs, tuple(call.graph.outputs[place] for place in used))
         self.graph = simplify(_with_whole_operators(graph, call))
