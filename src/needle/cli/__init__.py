@@ -36,9 +36,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         status = _run(arguments)
         sys.stdout.flush()
         return status
-    except KeyboardInterrupt as stop:
-        print(f"\nneedle: interrupted; {_way_to_go_on(stop)}", file=sys.stderr)
-        return 130
+    except KeyboardInterrupt:
+        return _interrupted("nothing was saved")
     except BrokenPipeError:  # whoever read our output has gone, as in `needle train | head -1`
         _silence_stdout()
         return 1
@@ -50,27 +49,27 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: list[str]) -> int:
-    from needle.cli.arguments import build_parser  # noqa: PLC0415  `import needle.cli` stays quick
+    # `import needle.cli` stays quick.
+    from needle.cli.arguments import build_parser  # noqa: PLC0415
+    from needle.train import TrainingInterrupted  # noqa: PLC0415
 
     parser = build_parser()
     try:
         options = parser.parse_args(arguments)
-        try:
-            return int(options.run(options))
-        except KeyboardInterrupt as stop:
-            # A run does not keep where its data is: that is for each command to say.
-            stop.data_dir = getattr(options, "data_dir", None)  # type: ignore[attr-defined]
-            raise
+        return int(options.run(options))
     except SystemExit as stop:  # argparse's way to end after --help, --version and mistakes
         return stop.code if isinstance(stop.code, int) else 0
+    except TrainingInterrupted as stop:
+        if stop.folder is None:
+            raise
+        # A run does not keep where its data is: that is for each command to say.
+        place = [] if options.data_dir is None else ["--data-dir", options.data_dir]
+        return _interrupted(f"`{shlex.join(['needle', 'train', '--resume', stop.folder, *place])}` goes on")
 
 
-def _way_to_go_on(stop: KeyboardInterrupt) -> str:
-    folder, data_dir = getattr(stop, "folder", None), getattr(stop, "data_dir", None)
-    if folder is None:
-        return "nothing was saved"
-    words = ["needle", "train", "--resume", str(folder), *(["--data-dir", str(data_dir)] if data_dir else [])]
-    return f"`{shlex.join(words)}` goes on"
+def _interrupted(what_then: str) -> int:
+    print(f"\nneedle: interrupted; {what_then}", file=sys.stderr)
+    return 130
 
 
 def _in_one_line(error: BaseException) -> str:

@@ -5,13 +5,30 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from needle.cli.parser import add_command, one_of
 from needle.errors import MissingExtraError
 
-__all__ = ["SHELLS", "run"]
+__all__ = ["SHELLS", "add_to", "run"]
 
 SHELLS = ("bash", "zsh", "fish", "tcsh")
 # What stands for a value in help texts, and is a path.
 _FILES, _FOLDERS = {"FILE", "IMAGE"}, {"DIR", "RUN", "MODEL"}
+
+
+def add_to(commands: Any) -> None:
+    """Add the command, with its options."""
+    parser = add_command(
+        commands,
+        "completion",
+        run,
+        help="print a script that lets a shell complete commands and options",
+        description="Print a script that lets a shell complete commands, options, names and files.",
+        epilog="examples:\n"
+        '  eval "$(needle completion bash)"                                   in ~/.bashrc\n'
+        '  needle completion zsh > "${fpath[1]}/_needle"                      once\n'
+        "  needle completion fish > ~/.config/fish/completions/needle.fish    once",
+    )
+    parser.add_argument("shell", type=one_of(*SHELLS), metavar="SHELL", help=", ".join(SHELLS))
 
 
 def run(arguments: Any) -> int:

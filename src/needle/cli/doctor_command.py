@@ -18,6 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 import needle
+from needle.cli.parser import add_command
 from needle.cli.show import new_console
 from needle.compiler.cache import cache_folder
 from needle.compiler.host import host
@@ -25,7 +26,7 @@ from needle.compiler.limits import copy_limit, multiply_add_limit
 from needle.compiler.thread_count import available_processors
 from needle.train.machine import memory_bytes, package_version, processor_name, system_name
 
-__all__ = ["run"]
+__all__ = ["add_to", "run"]
 
 _DISTRIBUTION = "needle-dl"
 # Large enough to lie in memory and in no cache.
@@ -34,6 +35,20 @@ _LARGE = 1 << 28
 _PURPOSES = {"plot": "curves and picture grids", "image": "picture files in `needle predict`", "onnx": "ONNX files"}
 _DEVELOPMENT = ("test", "lint", "docs", "dev")
 Row = tuple[str, str]
+
+
+def add_to(commands: Any) -> None:
+    """Add the command, with its options."""
+    parser = add_command(
+        commands,
+        "doctor",
+        run,
+        help="say what is installed, what the machine can do, and what is missing",
+        description="Print versions, devices, vector width, threads, measured limits, and which extras are missing.\n"
+        "Ends with status 1 where something is broken.",
+        epilog="examples:\n  needle doctor\n  needle doctor --quick",
+    )
+    parser.add_argument("--quick", action="store_true", help="measure nothing")
 
 
 def run(arguments: Any) -> int:

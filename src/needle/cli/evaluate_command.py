@@ -5,14 +5,32 @@ from __future__ import annotations
 from typing import Any
 
 from needle.cli.architectures import ARCHITECTURES, check_classifier
+from needle.cli.parser import add_command, whole
 from needle.cli.runs import find_model
 from needle.cli.show import confusion_table, new_console, percent
-from needle.cli.sources import Source, open_source
+from needle.cli.sources import DATASETS, Source, add_data, open_source
 from needle.data import DataLoader
 from needle.errors import CheckpointError
 from needle.train import Recipe, confusion_matrix, load_model, predict_batches
 
-__all__ = ["run"]
+__all__ = ["add_to", "run"]
+
+
+def add_to(commands: Any) -> None:
+    """Add the command, with its options."""
+    parser = add_command(
+        commands,
+        "evaluate",
+        run,
+        help="measure a saved model on test images",
+        description="Measure a saved model on test images: error, loss, and which class is taken for which.",
+        epilog="examples:\n  needle evaluate\n  needle evaluate runs/mnist-20260101-120000 --data-dir data/mnist",
+    )
+    parser.add_argument("model", nargs="?", metavar="MODEL", help="a run's folder (default: the latest under runs/)")
+    add_data(parser, f"{', '.join(DATASETS)} (default: the one that the model was trained on)")
+    parser.add_argument(
+        "--batch-size", type=whole(1), default=1000, metavar="N", help="images at a time (default: 1000)"
+    )
 
 
 def run(arguments: Any) -> int:

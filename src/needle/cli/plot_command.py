@@ -6,14 +6,45 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from needle.cli.parser import add_command
 from needle.cli.run_folders import Run, find_run, read_run
 from needle.cli.show import new_console, printable
 from needle.errors import CheckpointError, SettingError
 from needle.train import check_writable, compare_curves, write_file
 
-__all__ = ["run"]
+__all__ = ["add_to", "run"]
 
 _KINDS = {".png": "png", ".svg": "svg"}
+
+
+def add_to(commands: Any) -> None:
+    """Add the command, with its options."""
+    parser = add_command(
+        commands,
+        "plot",
+        run,
+        help="draw the curves of runs into one picture",
+        description="Draw the curves of runs into one picture: a panel for each metric, a colour for each run.\n"
+        "Training data is dashed, test and validation data solid. Needs matplotlib.",
+        epilog="examples:\n"
+        "  needle plot latest\n"
+        "  needle plot digits-20260101-120000 digits-20260101-130000 --output lr.svg\n"
+        "  needle plot runs/* --metric test_error --metric lr",
+    )
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="a run's folder, its name in runs/, or `latest`")
+    parser.add_argument(
+        "--metric",
+        action="append",
+        metavar="NAME",
+        help="what to draw, once for each panel: loss, train_loss, test_error, lr, ... "
+        "(default: loss, and error or perplexity)",
+    )
+    parser.add_argument(
+        "--output",
+        default="curves-compare.png",
+        metavar="FILE",
+        help="the picture, .png or .svg (default: curves-compare.png)",
+    )
 
 
 def run(arguments: Any) -> int:

@@ -8,13 +8,32 @@ from typing import Any
 from needle.autograd import Tensor
 from needle.cli.architectures import ARCHITECTURES, check_classifier
 from needle.cli.images import Picture, prepare, prepare_colour, read_colour, read_grey
+from needle.cli.parser import add_command
 from needle.cli.runs import find_model
 from needle.cli.show import new_console, percent, probability_table
 from needle.cli.sources import ink_box
 from needle.train import load_model, predict_probabilities
 from needle.train.recipe import Recipe
 
-__all__ = ["run"]
+__all__ = ["add_to", "run"]
+
+
+def add_to(commands: Any) -> None:
+    """Add the command, with its options."""
+    parser = add_command(
+        commands,
+        "predict",
+        run,
+        help="say what pictures show",
+        description="Say what pictures show, with the probability of each class. Pictures are PNG, JPEG and whatever\n"
+        "else Pillow reads, or NumPy's .npy; they are made grey, brought to the model's size and to the training\n"
+        "data's polarity, and each step is told.",
+        epilog="examples:\n  needle predict scan.png\n"
+        "  needle predict --model runs/mnist-20260101-120000 a.png b.jpg c.npy",
+    )
+    parser.add_argument("images", nargs="+", metavar="IMAGE", help="a picture file")
+    parser.add_argument("--model", metavar="MODEL", help="a run's folder (default: the latest under runs/)")
+    parser.add_argument("--as-is", action="store_true", help="do not crop, centre or invert; only make grey and resize")
 
 
 def run(arguments: Any) -> int:

@@ -12,6 +12,7 @@ import needle
 from needle import nn, ops, optim
 from needle.autograd import Tensor
 from needle.cli.architectures import ARCHITECTURES
+from needle.cli.parser import add_command
 from needle.cli.runs import find_model
 from needle.cli.sample_command import beginning, read_tokenizer
 from needle.cli.show import new_console, percent
@@ -35,9 +36,26 @@ from needle.train import (
 )
 from needle.train.run_record import RUN_FILE
 
-__all__ = ["run"]
+__all__ = ["add_to", "run"]
 
 _SAMPLE_LENGTH = 500
+
+
+def add_to(commands: Any) -> None:
+    """Add the command, with its options."""
+    parser = add_command(
+        commands,
+        "report",
+        run,
+        help="write a page about a run that opens in any browser",
+        description="Write one page of HTML about a finished run: curves, what is taken for what, the worst images or\n"
+        "a sample of text, the model's layers, where a step's time goes, and every option. It needs no network.",
+        epilog="examples:\n  needle report\n  needle report runs/mnist-20260101-120000 --data-dir data/mnist",
+    )
+    parser.add_argument("run_folder", nargs="?", metavar="RUN", help="a run's folder (default: the latest)")
+    parser.add_argument("--output", metavar="FILE", help="where to write it (default: report.html in the run's folder)")
+    parser.add_argument("--data-dir", metavar="DIR", help="the folder with the data set's files, as for train")
+    parser.add_argument("--no-profile", action="store_true", help="do not measure where a training step's time goes")
 
 
 def run(arguments: Any) -> int:

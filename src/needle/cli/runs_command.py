@@ -9,15 +9,47 @@ from typing import Any
 
 from rich.console import Console
 
-from needle.cli.run_folders import Run, find_run, is_run, read_run, runs_in
+from needle.cli.parser import add_command, one_of
+from needle.cli.run_folders import FIELDS, Run, find_run, is_run, read_run, runs_in
 from needle.cli.runs import RUNS
 from needle.cli.show import new_console, percent, print_columns, printable
 
-__all__ = ["run"]
+__all__ = ["add_to", "run"]
 
 # Options that differ between any two runs, or say nothing about what comes out.
 _UNTOLD = {"output_dir"}
 _ABSENT, _UNKNOWN = "-", "?"
+
+
+def add_to(commands: Any) -> None:
+    """Add the command, with its options."""
+    parser = add_command(
+        commands,
+        "runs",
+        run,
+        help="list runs with their figures, or compare some of them",
+        description="List runs with their figures, or put some of them side by side, with the options in which they\n"
+        "differ. Loss, error and perplexity are those on test or validation data. A run is finished when its model\n"
+        "is saved, and interrupted when it has written nothing for far longer than an epoch takes.",
+        epilog="examples:\n"
+        "  needle runs\n"
+        "  needle runs --sort best_error\n"
+        "  needle runs digits-20260101-120000 latest\n"
+        "  needle runs --json experiments > runs.json",
+    )
+    parser.add_argument(
+        "runs",
+        nargs="*",
+        metavar="RUN",
+        help="a folder of runs to list (default: runs/), or runs to compare: folders, names in runs/, or `latest`",
+    )
+    parser.add_argument(
+        "--sort",
+        type=one_of(*FIELDS),
+        metavar="FIELD",
+        help=f"lowest first: {', '.join(FIELDS)} (default: by name)",
+    )
+    parser.add_argument("--json", action="store_true", help="print everything that is known of each run, as JSON")
 
 
 def run(arguments: Any) -> int:

@@ -10,12 +10,46 @@ from typing import Any
 import numpy as np
 
 from needle.cli.architectures import ARCHITECTURES
+from needle.cli.parser import add_command, number, whole
 from needle.cli.runs import find_model
 from needle.data import Tokenizer, tokenizer_from_json
 from needle.errors import CheckpointError
 from needle.train import TokenSampler, load_model, sample_tokens
 
-__all__ = ["beginning", "read_tokenizer", "run"]
+__all__ = ["add_to", "beginning", "read_tokenizer", "run"]
+
+
+def add_to(commands: Any) -> None:
+    """Add the command, with its options."""
+    parser = add_command(
+        commands,
+        "sample",
+        run,
+        help="write text with a trained language model",
+        description="Write text with a language model that `needle train --text FILE` has made.",
+        epilog='examples:\n  needle sample\n  needle sample runs/book-20260101-120000 --prompt "Once upon" --top-k 20',
+    )
+    parser.add_argument("model", nargs="?", metavar="MODEL", help="a run's folder (default: the latest under runs/)")
+    parser.add_argument("--prompt", metavar="TEXT", help="what the text begins with (default: a new line)")
+    parser.add_argument("--length", type=whole(0), default=400, metavar="N", help="tokens to write (default: 400)")
+    parser.add_argument(
+        "--temperature",
+        type=number(0),
+        default=0.8,
+        metavar="T",
+        help="lower is more careful, 0 takes the likeliest token (default: 0.8)",
+    )
+    parser.add_argument("--top-k", type=whole(1), metavar="N", help="draw from the N likeliest tokens (default: all)")
+    parser.add_argument(
+        "--top-p",
+        type=number(0, above=True, most=1),
+        default=1.0,
+        metavar="P",
+        help="draw from the likeliest tokens that have this share of the probability (default: 1, all)",
+    )
+    parser.add_argument(
+        "--seed", type=whole(0, 2**32 - 1), default=0, metavar="N", help="the same seed writes the same (default: 0)"
+    )
 
 
 def run(arguments: Any) -> int:

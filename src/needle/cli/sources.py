@@ -9,6 +9,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from needle.cli.parser import one_of
 from needle.data import (
     CIFAR10Dataset,
     DigitsDataset,
@@ -23,7 +24,7 @@ from needle.data import (
 )
 from needle.errors import DataError
 
-__all__ = ["Source", "ink_box", "open_source"]
+__all__ = ["DATASETS", "Source", "add_data", "ink_box", "open_source"]
 
 Say = Callable[[str], object]
 Images = DigitsDataset | MNISTDataset | CIFAR10Dataset | ShapesDataset
@@ -146,3 +147,15 @@ _OPENERS: dict[str, Callable[[str | None, Say], Source]] = {
     "cifar-10": _open_cifar,
     "shapes": _open_shapes,
 }
+DATASETS = tuple(_OPENERS)
+
+
+def add_data(parser: Any, dataset_help: str) -> None:
+    """Add the options that name a data set and where it lies."""
+    parser.add_argument("--dataset", type=one_of(*DATASETS), metavar="NAME", help=dataset_help)
+    parser.add_argument(
+        "--data-dir",
+        metavar="DIR",
+        help="the folder with the data set's files; all but the digits and the shapes, which come with Needle, are "
+        "fetched into it where they are not there yet (default: ~/.cache/needle/NAME)",
+    )

@@ -19,6 +19,7 @@ from needle.cli.optimization import make_optimizer
 from needle.cli.runs import new_run_folder, remember_latest
 from needle.cli.show import figures_table, new_console, percent, run_time
 from needle.cli.sources import Source, open_source
+from needle.cli.train_options import add_train
 from needle.cli.training import (
     callbacks,
     recipe_options,
@@ -46,7 +47,12 @@ from needle.train import (
     write_file,
 )
 
-__all__ = ["run"]
+__all__ = ["add_to", "run"]
+
+
+def add_to(commands: Any) -> None:
+    """Add the command, with its options."""
+    add_train(commands, run)
 
 
 def run(arguments: Any) -> int:
