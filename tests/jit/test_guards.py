@@ -16,6 +16,7 @@ import pytest
 
 import needle as ndl
 from needle import nn, optim
+from needle.jit import array_guard
 
 
 def tensor(*values, **options):
@@ -436,11 +437,18 @@ def test_arrays_that_a_program_reads_anew_may_change():
     assert f.cache_info().traces == 1
 
 
-ARRAYS = {"small": 3, "whole": 20_000, "sampled": 300_000}
+ARRAYS = {"small": 3, "one piece": 20_000, "pieces": 300_001, "sampled": 300_000}
+
+
+@pytest.fixture
+def few_compared_whole(request, monkeypatch):
+    if request.node.callspec.params["name"] == "sampled":
+        monkeypatch.setattr(array_guard, "_MOST", 1 << 18)
 
 
 @pytest.mark.parametrize("name", ARRAYS)
-def test_arrays_whose_values_are_read_into_python_are_compared(name):
+@pytest.mark.filterwarnings("ignore:.* may read numbers of the array")
+def test_arrays_whose_values_are_read_into_python_are_compared(name, few_compared_whole):
     array = np.zeros(ARRAYS[name])
     held = {"scale": array, "list": [array]}
     config = SimpleNamespace(scale=array)
@@ -461,6 +469,58 @@ def test_arrays_whose_values_are_read_into_python_are_compared(name):
         array += 1
         assert f(tensor(1)).item() == 3
         assert "array float64" in f.explain()
+
+
+LARGE = {
+    "rows": lambda: np.zeros((300, 301)),
+    "columns": lambda: np.zeros((300, 301), order="F"),
+    "every other": lambda: np.zeros((300, 600))[:, ::2],
+    "backwards": lambda: np.zeros((300, 301))[::-1],
+    "not a number": lambda: np.full((300, 301), np.nan),
+    "bytes": lambda: np.zeros((1000, 301), bool),
+    "narrow": lambda: np.zeros((501, 301), np.float16),
+    "objects": lambda: np.zeros((300, 301), object),
+}
+
+
+@pytest.mark.parametrize("name", LARGE)
+def test_one_changed_element_of_a_large_array_is_seen(name):
+    array = LARGE[name]()
+    f = ndl.jit(lambda x: x * float(array[7, 100]))
+    for place in [(7, 100), (0, 0), (-1, -1), (250, 33)]:
+        f(tensor(1))
+        traces = f.cache_info().traces
+        f(tensor(1))
+        assert f.cache_info().traces == traces
+        array[place] = 1
+        f(tensor(1))
+        assert f.cache_info().traces == traces + 1
+    assert f(tensor(1)).item() == 1
+
+
+def test_swapped_elements_of_a_large_array_are_seen():
+    array = np.zeros(100_000)
+    array[[10, 5000 + 10]] = 1, 2
+    f = ndl.jit(lambda x: x * float(array[10]))
+    assert f(tensor(1)).item() == 1
+    array[[10, 5000 + 10]] = 2, 1
+    assert f(tensor(1)).item() == 2
+
+
+def test_a_large_array_of_several_names_is_copied_once():
+    array = np.zeros(100_000)
+    one, other = array_guard.values_of(array), array_guard.values_of(array)
+    assert one is other
+    array[3] = 1
+    assert array_guard.values_of(array) is not one
+
+
+def test_an_array_too_large_to_be_compared_is_warned_of(monkeypatch):
+    monkeypatch.setattr(array_guard, "_MOST", 1 << 18)
+    config = SimpleNamespace(table=np.zeros(100_000))
+    with pytest.warns(UserWarning, match="the array in config.table in Python.*: pass the array as an argument"):
+        ndl.jit(lambda x: x * float(config.table[0]))(tensor(1))
+    ndl.jit(lambda x: (x * ndl.Tensor(config.table)).sum())(tensor(1))  # read anew, and not compared
 
 
 def test_an_array_in_the_place_of_one_that_is_read_anew_is_seen():

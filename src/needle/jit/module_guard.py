@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from needle.jit.array_guard import ArrayValues
+from needle.jit.array_guard import ArrayValues, values_of
 
 __all__ = [
     "ABSENT",
@@ -103,14 +103,14 @@ def frozen(value: Any, inputs: Set[int] = frozenset(), around: tuple[int, ...] =
         around: the ids of what the value lies in.
     """
     if isinstance(value, np.ndarray):
-        return value if id(value) in inputs else ArrayValues(value)
+        return value if id(value) in inputs else values_of(value)
     return Snapshot(value, inputs, around) if _may_change(value) and id(value) not in around[-DEEPEST:] else value
 
 
-def arrays_in(before: Any) -> Iterator[int]:
-    """Yield the ids of the arrays in what `frozen` returned."""
+def arrays_in(before: Any) -> Iterator[ArrayValues]:
+    """Yield what arrays held in what `frozen` returned."""
     if type(before) is ArrayValues:
-        yield before.identity
+        yield before
     elif type(before) is Snapshot:
         for one in before.held.values():
             yield from arrays_in(one)

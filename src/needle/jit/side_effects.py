@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,7 @@ from needle.compiler import TracedArray
 from needle.compiler.user_code import user_source
 from needle.errors import TraceError
 from needle.jit.free_objects import free_objects
-from needle.jit.module_guard import ABSENT, Difference, same
+from needle.jit.module_guard import ABSENT, Difference, arrays_in, same
 from needle.jit.outside_calls import calls_in, draws_in
 
 __all__ = ["BeforeTrace", "settings_of", "warn_user"]
@@ -105,6 +105,19 @@ class BeforeTrace:
                     "only while it is followed, in its first call: keep what each call changes in a Tensor (in a "
                     "module, an nn.Buffer), or change it outside of the function"
                 )
+
+    def warn_of_samples(self, seen: Iterable[tuple[str, Any]]) -> None:
+        """Warn of arrays that are too large to be compared in each call.
+
+        Args:
+            seen: what the function may have read, as names and what `frozen` has made of the values.
+        """
+        for what in dict.fromkeys(what for what, before in seen for one in arrays_in(before) if one.is_sample):
+            warn_user(
+                f"{self.name} may read numbers of the array in {what} in Python. It is so large that only a sample is "
+                "compared in each call, and the change of a single number may go unnoticed: pass the array as an "
+                "argument, or make a Tensor of it inside of the function"
+            )
 
 
 def settings_of(module: Any) -> dict[str, Any]:
