@@ -75,6 +75,10 @@ FUNCTIONS: dict[str, tuple[Callable[..., Any], tuple[np.ndarray, ...]]] = {
     ),
     "a convolution": (windows, (narrow(2, 12, 13, 32), narrow(3, 3, 32, 40))),
     "a convolution of few channels": (windows, (narrow(2, 40, 40, 3), narrow(3, 3, 3, 64))),
+    "a convolution of lines that end a number after its windows": (
+        lambda x, w: np.lib.stride_tricks.sliding_window_view(wide(x), (3, 21), axis=(1, 2)).reshape(-1, 63) @ wide(w),
+        (narrow(6, 20, 22), narrow(63, 40)),
+    ),
     "its weight's gradient": (weight_gradient, (narrow(2, 12, 13, 32), narrow(2, 10, 11, 40))),
     "its weight's gradient along an even width": (weight_gradient, (narrow(2, 12, 14, 32), narrow(2, 10, 12, 40))),
     "its image's gradient": (input_gradient, (narrow(2, 11, 12, 32), narrow(3, 3, 24, 32))),

@@ -12,9 +12,14 @@ import pytest
 pytest.importorskip("llvmlite")
 
 import needle as ndl
+from needle.compiler import plan, stages
+from needle.compiler.clipping import without_products_of_zeros
 from needle.compiler.contract import render_contraction
 from needle.compiler.host import host
+from needle.compiler.narrow import narrow_products
 from needle.compiler.operand import Clip, share_left
+from needle.compiler.schedule import schedule
+from needle.compiler.simplify import simplify
 from needle.compiler.steps import Contraction
 from needle.compiler.thread_count import set_num_threads
 
@@ -36,6 +41,10 @@ CASES: dict[str, tuple[Any, ...]] = {
     "one axis": (32, (8,), 32, 32, (3,), 1, 1, 1),
     "three axes": (12, (3, 4, 3), 16, 16, (3, 3, 3), 1, 1, 1),
 }
+
+# Samples and channels that pairs of bfloat16 leave one of.
+ODD = 15, (5, 4), 33, 40, (3, 3), 1, 1, 1
+HOSTS = {"this one": host(), "without instructions of bfloat16": replace(host(), has_dots=False, has_tiles=False)}
 
 
 @pytest.fixture
@@ -63,6 +72,22 @@ def step_of(case: tuple[Any, ...], dtype: str = "float32") -> tuple[Any, list[nd
     return step, [x, w]
 
 
+def narrow_step_of(case: tuple[Any, ...], dtype: str) -> tuple[Any, list[ndl.Tensor]]:
+    """Return the same with products in a narrow dtype, of numbers small enough for float16."""
+    samples, size, channels, features, kernel, stride, padding, dilation = case
+    shapes = (samples, *size, channels), (*kernel, channels, features)
+    x, w = (ndl.Tensor(normal(*shape) / 8, dtype="float32") for shape in shapes)
+
+    def step(x: ndl.Tensor, w: ndl.Tensor) -> tuple[ndl.Tensor, ...]:
+        x.grad = w.grad = None
+        with ndl.autocast(dtype):
+            y = ndl.conv(x, w, stride=stride, padding=padding, dilation=dilation)
+        (y * y).sum().backward()
+        return y, x.grad, w.grad
+
+    return step, [x, w]
+
+
 def clipped(program: Any) -> int:
     return str(program.show("kernels")).count("clipped")
 
@@ -77,6 +102,45 @@ def test_clipped_products_agree_with_eager_ones(case: tuple[Any, ...], dtype: st
         largest = abs(wanted).max()
         np.testing.assert_allclose(got.numpy(), wanted, rtol=0, atol=largest * (1e-5 if dtype == "float32" else 1e-13))
     assert clipped(compiled.lower(*tensors))
+
+
+@pytest.mark.parametrize("on", HOSTS)
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize("case", [*CASES.values(), ODD], ids=[*CASES, "odd sums"])
+def test_clipped_products_of_narrow_numbers_agree_with_eager_ones(
+    case: tuple[Any, ...], dtype: str, on: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (stages, plan):
+        monkeypatch.setattr(module, "host", lambda: HOSTS[on])
+    step, tensors = narrow_step_of(case, dtype)
+    expected = [one.numpy().astype("float32") for one in step(*tensors)]
+    compiled = ndl.jit(step)
+    for got, wanted in zip(compiled(*tensors), expected, strict=True):
+        largest = abs(wanted).max()
+        np.testing.assert_allclose(got.numpy().astype("float32"), wanted, rtol=0, atol=largest * 0.02)
+    assert clipped(compiled.lower(*tensors))
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_narrow_numbers_that_are_not_finite_stay_where_windows_see_them(dtype: str) -> None:
+    step, (x, w) = narrow_step_of(ODD, dtype)
+    image = x.numpy().copy()
+    image[3, 0, 0, 5], image[-1, -1, -1, -1] = np.nan, np.inf
+    x = ndl.Tensor(image, dtype="float32")
+    with np.errstate(invalid="ignore", over="ignore"):
+        expected = step(x, w)[0].numpy().astype("float32")
+    got = ndl.jit(step)(x, w)[0].numpy().astype("float32")
+    np.testing.assert_array_equal(np.isfinite(got), np.isfinite(expected))
+    np.testing.assert_array_equal(np.isnan(got), np.isnan(expected))
+
+
+def test_products_for_tile_registers_are_not_clipped() -> None:
+    step, tensors = narrow_step_of(CASES["3x3"], "bfloat16")
+    graph = ndl.jit(step).lower(*tensors).program.executable.graph
+    for has_tiles in (False, True):
+        other = replace(host(), has_tiles=has_tiles)
+        program = without_products_of_zeros(schedule(simplify(narrow_products(simplify(graph)))), other)
+        assert ("clipped" in program.show()) != has_tiles
 
 
 def test_a_single_sample_keeps_its_border() -> None:

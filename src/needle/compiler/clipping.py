@@ -12,11 +12,12 @@ from __future__ import annotations
 
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 
 from needle.compiler.borders import inside_of, part_of
+from needle.compiler.dot_products import takes_pairs
 from needle.compiler.host import Host
 from needle.compiler.loops import (
     Buffer,
@@ -33,10 +34,12 @@ from needle.compiler.loops import (
     with_places,
     zero_place,
 )
+from needle.compiler.matrices import Product
 from needle.compiler.operand import Clip, Operand, Walk, refine
 from needle.compiler.overhang import bordered_store
 from needle.compiler.steps import Contraction, Loop, Program, Step
 from needle.compiler.tiling import least_cycles
+from needle.dtype import bfloat16, float32, float64, is_narrow
 
 __all__ = ["without_products_of_zeros"]
 
@@ -47,9 +50,9 @@ _S = TypeVar("_S", bound=Stage)
 def without_products_of_zeros(program: Program, host: Host) -> Program:
     """Return a program in which products sum over what is inside of an image, where that takes fewer cycles."""
     outputs = {buffer for buffer, _ in program.outputs}
-    found = (_image(step) for step in program.steps)
+    found = (_image(step, host) for step in program.steps)
     images = {image.old: image for image in found if image is not None and image.old not in outputs}
-    before = {step: least_cycles(step, host) for step in _products(program, images)}
+    before = {step: _cycles(step, host) for step in _products(program, images)}
     while images:
         try:
             instead = {step: _without_borders(step, images) for step in program.steps}
@@ -60,7 +63,7 @@ def without_products_of_zeros(program: Program, host: Host) -> Program:
         for step in _products(program, images):
             new = instead[step]
             assert isinstance(new, Contraction)
-            gains[step.a.buffer] += before[step] - least_cycles(new, host)
+            gains[step.a.buffer] += before[step] - _cycles(new, host)
         if min(gains.values()) > 0:
             return replace(program, steps=tuple(instead.values()))
         images = {buffer: image for buffer, image in images.items() if gains[buffer] > 0}
@@ -70,6 +73,11 @@ def without_products_of_zeros(program: Program, host: Host) -> Program:
 def _products(program: Program, images: Container[Buffer]) -> list[Contraction]:
     """Return the products with images on their left."""
     return [step for step in program.steps if isinstance(step, Contraction) and step.a.buffer in images]
+
+
+def _cycles(step: Contraction, host: Host) -> float:
+    products = Product.candidates(step)
+    return least_cycles([one.in_pairs() for one in products] if takes_pairs(step, host) else products, host)
 
 
 class _NeedsBorder(Exception):  # noqa: N818  a finding, not an error
@@ -130,15 +138,15 @@ class _Image:
         return tuple(found)
 
 
-def _image(step: Step) -> _Image | None:
-    """Return the image that a kernel copies with zeros around it."""
+def _image(step: Step, host: Host) -> _Image | None:
+    """Return the image that a kernel copies with zeros around it, of a dtype whose products may be clipped."""
     stage = bordered_store(step)
     if stage is None or not isinstance(step, Kernel) or len(step.shape) < 3:
         return None
     assert isinstance(stage.value, Within)
     old = stage.buffer
     inside = inside_of(step, stage.value)
-    if stage.value.outside != 0 or inside is None or old.dtype not in (np.float32, np.float64) or not old.size:
+    if stage.value.outside != 0 or inside is None or not _may_be_clipped(old.dtype, host) or not old.size:
         return None
     lengths = [length for _, length in inside]
     last = len(lengths) - 1
@@ -148,6 +156,11 @@ def _image(step: Step) -> _Image | None:
     new = Buffer(old.name, tuple(lengths[axis] for axis in order), old.dtype)
     strides = tuple(new.strides[order.index(axis)] for axis in range(len(order)))
     return _Image(step, old, new, inside, strides)
+
+
+def _may_be_clipped(dtype: np.dtype[Any], host: Host) -> bool:
+    """Tell whether the functions for products of a dtype know of clips: those of the tile registers do not."""
+    return dtype in (float32, float64) or (is_narrow(dtype) and not (dtype == bfloat16 and host.has_tiles))
 
 
 # ------------------------------------------------------------------------------------------------- steps
@@ -192,7 +205,7 @@ def _moved_stages(stages: Sequence[_S], domain: Sequence[int], images: Mapping[B
 def _contraction(step: Contraction, images: Mapping[Buffer, _Image]) -> Contraction:
     """Return a product of operands inside of images without borders."""
     a, b = (_operand(one, images.get(one.buffer)) for one in (step.a, step.b))
-    if b.clips or (a.clips and step.out.dtype != a.buffer.dtype):
+    if b.clips or (a.clips and step.out.dtype not in (float32, float64)):
         raise _NeedsBorder((step.b if b.clips else step.a).buffer)
     if a.clips:
         # The samples, which lie closest, are summed over in the innermost loop.
@@ -204,6 +217,10 @@ def _contraction(step: Contraction, images: Mapping[Buffer, _Image]) -> Contract
         order = sorted(range(len(lengths)), key=lambda number: -a_strides[number])
         a_walk, b_walk = (tuple((lengths[i], strides[i]) for i in order) for strides in (a_strides, b_strides))
         clips = tuple(replace(clip, sum_step=order.index(clip.sum_step)) for clip in a.clips)
+        last = len(order) - 1
+        # Pairs of neighbours in a sum are both inside.
+        if a.buffer.dtype == bfloat16 and (a_walk[last][1] <= 0 or last in [clip.sum_step for clip in clips]):
+            raise _NeedsBorder(step.a.buffer)
         a = replace(a, axes=(*a.axes[:-1], a_walk), clips=clips)
         b = replace(b, axes=(*b.axes[:-2], b_walk, b.axes[-1]))
     return replace(step, a=a, b=b)

@@ -56,7 +56,7 @@ def render_contraction(step: Contraction, host: Host, packs_once: bool = False) 
     b, b_buffer = right_panels(product, tiling), right.buffer
     if a_buffer.dtype != step.out.dtype and not tiling.pack_a:
         # Conversions one by one, where tiles repeat an element, take longer than all of them beforehand.
-        if times_in_memory(left) > 0.5:
+        if left.clips or times_in_memory(left) > 0.5:
             spread, a_buffer, first = render_spread(f"{step.name}_spread_a", left, step.out.dtype)
             phases.append(spread)
             a = replace(a, layout=replace(a.layout, offset=a.layout.offset - first))

@@ -5,7 +5,7 @@ numbers that stand beside each other in the sum, takes the place that a number o
 its product of half as many steps, with another multiply-add. The right operand is copied into panels of pairs, unless
 few tiles read it. The left one is read where it lies if it lies along the sum; else it is copied into panels too, or,
 where it is windows that overlap, the memory that it lies in is copied once, each number with the one that follows it in
-the sum.
+the sum. The last number of an odd sum makes a pair with 0.
 
 The sums differ from those of numbers cast to float32 in their order, and in that numbers and sums below 2⁻¹²⁶ are taken
 for 0. What is not finite stays so.
@@ -16,24 +16,26 @@ Reference: Intel Architecture Instruction Set Extensions Programming Reference, 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 
-from needle.compiler.elements import PAIR, Element, join_pairs
+from needle.compiler.elements import PAIR, Element, join_pairs, load_pair
 from needle.compiler.host import Host
 from needle.compiler.ir import SSA, Function
 from needle.compiler.loops import Buffer
-from needle.compiler.matrices import Layout, Product
+from needle.compiler.matrices import Product
 from needle.compiler.packing import Copy, Panels, load_vector, render_pack
 from needle.compiler.render import RenderedKernel
 from needle.compiler.sources import left_panels, right_panels, source_of
 from needle.compiler.spreading import render_spread, times_in_memory
 from needle.compiler.steps import Contraction
-from needle.compiler.tile_sums import TileSums
+from needle.compiler.tile_sums import SumLoop, TileSize, TileSums
 from needle.compiler.tiles import Tiles
 from needle.compiler.tiling import Tiling, divide
+from needle.dtype import bfloat16, float32
 
-__all__ = ["render_dot_product"]
+__all__ = ["render_dot_product", "takes_pairs"]
 
 # Windows that have each number of an image fewer times than this are copied into panels.
 _OVERLAP = 1.5
@@ -42,22 +44,26 @@ _OVERLAP = 1.5
 _FEW_READERS, _FEW_ALIASED, _ALIAS_ELEMENTS = 16, 2, 4096
 
 
+def takes_pairs(step: Contraction, host: Host) -> bool:
+    """Tell whether the host has instructions for a product of pairs."""
+    return host.has_dots and step.a.buffer.dtype == bfloat16 and step.out.dtype == float32 and all(step.out.shape)
+
+
 def render_dot_product(step: Contraction, host: Host) -> list[RenderedKernel]:
     """Return the functions that compute a product of bfloat16, in order: copies of operands, and the product."""
     assert host.has_dots
     candidates = Product.candidates(step)
     is_odd = candidates[0].sums[-1] % 2 == 1
-    product, tiling = divide([_in_pairs(one) for one in candidates], host)
+    product, tiling = divide([one.in_pairs() for one in candidates], host)
     stride = product.a.inner[-1] // 2
-    lies_along = stride == 1 and not is_odd
-    is_spread = stride > 0 and not (lies_along or is_odd) and times_in_memory(step.a) > _OVERLAP
+    lies_along = stride == 1
+    is_spread = stride > 1 and (bool(product.clips) or times_in_memory(step.a) > _OVERLAP)
     pack_b = is_odd or not _is_read_across(product, tiling)
     tiling = replace(tiling, pack_a=not (lies_along or is_spread), pack_b=pack_b)
     a, b, a_buffer = left_panels(product, tiling), right_panels(product, tiling), step.a.buffer
     phases: list[RenderedKernel] = []
     if is_spread:
-        make = partial(_pair_ahead, stride=stride)
-        spread, a_buffer, first = render_spread(f"{step.name}_spread_a", step.a, PAIR, make, abs(stride))
+        spread, a_buffer, first = render_spread(f"{step.name}_spread_a", step.a, PAIR, stride)
         phases.append(spread)
         a = replace(a, layout=replace(a.layout, offset=a.layout.offset - first))
     elif tiling.pack_a:
@@ -69,17 +75,8 @@ def render_dot_product(step: Contraction, host: Host) -> list[RenderedKernel]:
         source_of(panels, packed, Element(buffer.dtype, PAIR, PAIR))
         for panels, packed, buffer in ((a, tiling.pack_a, a_buffer), (b, tiling.pack_b, b_buffer))
     )
-    return [*phases, _DotTiles(step, product, tiling, a_source, b_source).render(a_buffer, b_buffer)]
-
-
-def _in_pairs(product: Product) -> Product:
-    """Return a product whose steps take two numbers of the innermost axis of the sum each."""
-
-    def paired(layout: Layout) -> Layout:
-        return replace(layout, inner=(*layout.inner[:-1], 2 * layout.inner[-1]))
-
-    *outer, length = product.sums
-    return replace(product, sums=(*outer, -(-length // 2)), a=paired(product.a), b=paired(product.b))
+    tiles = _OddDotTiles if is_odd and not tiling.pack_a else _DotTiles
+    return [*phases, tiles(step, product, tiling, a_source, b_source).render(a_buffer, b_buffer)]
 
 
 def _is_read_across(product: Product, tiling: Tiling) -> bool:
@@ -94,12 +91,6 @@ def _pack(name: str, panels: Panels, source: Buffer, is_odd: bool, phases: list[
     packed = replace(panels.buffer(name, source), dtype=PAIR)
     phases.append(render_pack(name, panels, source, packed, partial(_PairCopy, is_odd=is_odd)))
     return packed
-
-
-def _pair_ahead(f: Function, address: SSA, stride: int) -> SSA:
-    """Return the pair of a number and the one that lies `stride` further on."""
-    even, odd = (f.load("i16", f.address(address.name, "i16", f.integer(at)), 2) for at in (0, stride))
-    return join_pairs(f, even, odd)
 
 
 def _join_rows(f: Function, address: SSA, stride: int, lanes: int, mask: SSA | None) -> SSA:
@@ -159,7 +150,7 @@ class _PairCopy(Copy):
         return _join_rows(self.f, self._source(column, k), self.stride, self.panels.lanes, mask)
 
     def _one(self, column: SSA, k: SSA) -> SSA:
-        return _pair_ahead(self.f, self._source(column, k), self.stride)
+        return load_pair(self.f, self._source(column, k), self.stride)
 
 
 class _DotSums(TileSums):
@@ -180,7 +171,32 @@ class _DotSums(TileSums):
         return f.emit(so_far.type, f"call {so_far.type} @{name}({so_far}, {one}, {other})")
 
 
+class _OddDotSums(_DotSums):
+    """Writes the loops over sums whose last number stands alone: what lies behind it is no part of the sum."""
+
+    joins_innermost = False
+
+    def _axis(self, loops: Sequence[SumLoop], at: tuple[SSA, SSA], tile: TileSize, starts: Sequence[SSA]) -> list[SSA]:
+        """Write the loop over pairs, and the last number as a loop of one step, or of none in other cuts of the sum."""
+        if len(loops) > 1:
+            return super()._axis(loops, at, tile, starts)
+        (loop,), pairs, a = loops, self.f.integer(self.product.sums[-1] - 1), self.a
+        in_pairs = replace(loop, end=self.f.intrinsic("smin", loop.end, pairs), may_be_empty=True)
+        sums = super()._axis([in_pairs], at, tile, starts)
+        self.a = replace(a, element=replace(a.element, loaded=bfloat16))
+        last = replace(loop, begin=self.f.intrinsic("smax", loop.begin, pairs), may_be_empty=True)
+        sums = super()._axis([last], at, tile, sums)
+        self.a = a
+        return sums
+
+
 class _DotTiles(Tiles):
     """Writes the function that computes tiles of sums of pairs' products."""
 
     sums_type = _DotSums
+
+
+class _OddDotTiles(Tiles):
+    """Writes the same where sums are odd, and the left operand is read where it lies."""
+
+    sums_type = _OddDotSums

@@ -14,7 +14,7 @@ import numpy as np
 from needle.compiler.ir import SSA, Function, llvm_type
 from needle.dtype import bfloat16
 
-__all__ = ["PAIR", "Element", "join_pairs"]
+__all__ = ["PAIR", "Element", "join_pairs", "load_pair"]
 
 # Two numbers of bfloat16 that stand beside each other in a sum, the first one in the lower half.
 PAIR = np.dtype(np.uint32)
@@ -60,6 +60,8 @@ class Element:
         """Convert an element, or a vector of them."""
         if self.loaded == self.result:
             return value
+        if self.result == PAIR:
+            return join_pairs(f, value, None)
         assert self.result == np.float32
         if self.loaded == bfloat16:  # the upper half of a float32
             bits = shifted(f, f.emit(_like(value, "i32"), f"zext {value} to {_like(value, 'i32')}"))
@@ -74,6 +76,12 @@ def join_pairs(f: Function, even: SSA, odd: SSA | None) -> SSA:
     if odd is None:
         return lower
     return f.binary("or", lower, shifted(f, f.emit(wide, f"zext {odd} to {wide}")))
+
+
+def load_pair(f: Function, address: SSA, stride: int) -> SSA:
+    """Return the pair of a number and the one that lies `stride` further on."""
+    even, odd = (f.load("i16", f.address(address.name, "i16", f.integer(at)), 2) for at in (0, stride))
+    return join_pairs(f, even, odd)
 
 
 def shifted(f: Function, value: SSA) -> SSA:

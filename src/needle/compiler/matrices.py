@@ -64,6 +64,15 @@ class Product:
         """Return the product that gives the result transposed: vectors are along the left operand's rows."""
         return replace(self, rows=self.columns, columns=self.rows, a=self.b, b=self.a, is_turned=not self.is_turned)
 
+    def in_pairs(self) -> Product:
+        """Return the product whose steps take two numbers of the innermost axis of the sum each."""
+
+        def paired(layout: Layout) -> Layout:
+            return replace(layout, inner=(*layout.inner[:-1], 2 * layout.inner[-1]))
+
+        *outer, length = self.sums
+        return replace(self, sums=(*outer, -(-length // 2)), a=paired(self.a), b=paired(self.b))
+
     @property
     def inner(self) -> int:
         """How many products each element of the result sums, where none is clipped."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 
 from needle.compiler.contract import render_contraction
-from needle.compiler.dot_products import render_dot_product
+from needle.compiler.dot_products import render_dot_product, takes_pairs
 from needle.compiler.host import Host
 from needle.compiler.render import RenderedKernel
 from needle.compiler.steps import Contraction
@@ -27,11 +27,11 @@ _FEWEST_PRODUCTS = 64**3
 
 def render_product(step: Contraction, host: Host, packs_once: bool = False) -> list[RenderedKernel]:
     """Return the functions that compute a contraction, in order; others have its right operand where `packs_once`."""
-    if step.a.buffer.dtype == bfloat16 and step.out.dtype == float32 and all(step.out.shape):
-        if host.has_tiles and _fills_tiles(step):
-            return render_tile_product(step, host)
-        if host.has_dots:
-            return render_dot_product(step, host)
+    is_widening = step.a.buffer.dtype == bfloat16 and step.out.dtype == float32 and all(step.out.shape)
+    if is_widening and host.has_tiles and _fills_tiles(step):
+        return render_tile_product(step, host)
+    if takes_pairs(step, host):
+        return render_dot_product(step, host)
     return render_contraction(step, host, packs_once)
 
 

@@ -1,4 +1,4 @@
-"""Copies of operands in a wider type that lie as the operands do.
+"""Copies of operands in a wider type, or in pairs, that lie as the operands do.
 
 The windows of an image overlap: copied into panels, each of its elements would be there many times. So the piece of
 memory that such an operand lies in is copied as it is, element by element, and walked through as before.
@@ -7,12 +7,11 @@ memory that such an operand lies in is copied as it is, element by element, and 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from needle.compiler.elements import Element
+from needle.compiler.elements import Element, load_pair
 from needle.compiler.ir import SSA, Function, llvm_type
 from needle.compiler.loops import Buffer
 from needle.compiler.operand import Operand
@@ -23,14 +22,12 @@ __all__ = ["render_spread", "times_in_memory"]
 # A thread's share, and what is too little for two.
 _PIECE, _WORTH_SHARING = 8192, 60_000
 
-# Writes what becomes of the element at an address of the operand's memory.
-Make = Callable[[Function, SSA], SSA]
-
 
 def _extent(operand: Operand) -> tuple[int, int]:
-    """Return the places of an operand's first and last element."""
+    """Return the places of an operand's first and last element, of those that are there."""
     reach = [stride * (length - 1) for walk in operand.axes for length, stride in walk]
-    return operand.offset + sum(min(0, one) for one in reach), operand.offset + sum(max(0, one) for one in reach)
+    first, last = (operand.offset + sum(pick(0, one) for one in reach) for pick in (min, max))
+    return (max(first, 0), min(last, operand.buffer.size - 1)) if operand.clips else (first, last)
 
 
 def times_in_memory(operand: Operand) -> float:
@@ -40,7 +37,7 @@ def times_in_memory(operand: Operand) -> float:
 
 
 def render_spread(
-    name: str, operand: Operand, dtype: np.dtype[Any], make: Make | None = None, ahead: int = 0
+    name: str, operand: Operand, dtype: np.dtype[Any], ahead: int = 0
 ) -> tuple[RenderedKernel, Buffer, int]:
     """Write the function that copies what an operand lies in.
 
@@ -48,22 +45,27 @@ def render_spread(
         name: the function's.
         operand: the operand.
         dtype: of the copy.
-        make: what becomes of an element; it is converted where None.
-        ahead: how many elements further on `make` looks.
+        ahead: how many elements further on that lies which an element makes a pair with; the last ones have none, and
+            stand alone. 0 for no pairs.
 
     Returns:
         The function, the copy, and the place in the operand's buffer of the copy's first element.
     """
     first, last = _extent(operand)
-    size = max(1, last - first + 1 - ahead)
+    size = last - first + 1
     copy = Buffer(name, (size,), dtype)
     element = Element(operand.buffer.dtype, operand.buffer.dtype, dtype)
     parameters = ["ptr noalias %copy", "ptr noalias %source", "i64 %begin", "i64 %end"]
     f = Function(name, parameters, "nounwind noinline #0")
     pieces = -(-size // _PIECE)
     begin, end = (f.binary("mul nsw", SSA(bound, "i64"), f.integer(_PIECE)) for bound in ("%begin", "%end"))
-    with f.loop(begin, f.intrinsic("smin", end, f.integer(size))) as i:
-        address = f.address("%source", element.unit, f.binary("add nsw", i, f.integer(first)))
-        value = element.load(f, address) if make is None else make(f, address)
-        f.store(value, f.address("%copy", llvm_type(dtype), i), dtype.itemsize)
+    alone = f.integer(max(0, size - ahead))
+    parts = [(begin, f.intrinsic("smin", end, alone), ahead)]
+    if ahead:
+        parts.append((f.intrinsic("smax", begin, alone), f.intrinsic("smin", end, f.integer(size)), 0))
+    for low, high, stride in parts:
+        with f.loop(low, high) as i:
+            address = f.address("%source", element.unit, f.binary("add nsw", i, f.integer(first)))
+            value = load_pair(f, address, stride) if stride else element.load(f, address)
+            f.store(value, f.address("%copy", llvm_type(dtype), i), dtype.itemsize)
     return RenderedKernel(f, (copy, operand.buffer), pieces, size >= _WORTH_SHARING, 1), copy, first

@@ -12,7 +12,7 @@ from needle.compiler.packing import load_vector, opaque, prefetch, splat
 from needle.compiler.sources import Source
 from needle.compiler.tiling import Tiling
 
-__all__ = ["TileSize", "TileSums"]
+__all__ = ["SumLoop", "TileSize", "TileSums"]
 
 # How many rows and vectors a tile has, and the vectors' masks.
 TileSize: TypeAlias = tuple[int, int, Sequence[SSA | None]]
@@ -24,7 +24,7 @@ _LINE_BYTES = 64
 
 
 @dataclass(frozen=True, slots=True)
-class _Loop:
+class SumLoop:
     """A loop over a sum: its bounds, how far apart its steps are in both operands, and whether there may be none."""
 
     begin: SSA
@@ -42,7 +42,12 @@ class TileSums:
         tiling: its tiles.
         a: where the left operand lies.
         b: and the right one.
+
+    Attributes:
+        joins_innermost: whether the innermost axis of the sum may go on from the one around it in one loop.
     """
+
+    joins_innermost = True
 
     def __init__(self, f: Function, product: Product, tiling: Tiling, a: Source, b: Source) -> None:
         self.f = f
@@ -68,28 +73,29 @@ class TileSums:
         """
         return self._axis(self._loops(bounds), at, tile, starts)
 
-    def _loops(self, bounds: Sequence[tuple[SSA, SSA]]) -> list[_Loop]:
+    def _loops(self, bounds: Sequence[tuple[SSA, SSA]]) -> list[SumLoop]:
         """Return the loops over the sum: one for axes on which both operands go on evenly from one to the next.
 
         An image's samples lie closest: a loop over them alone would be over and begun again too often.
         """
         f, sums = self.f, self.product.sums
         clipped = {clip.sum_step for clip in self.product.clips}
-        loops: list[_Loop] = []
+        loops: list[SumLoop] = []
         for axis, (begin, end) in enumerate(bounds):
             strides, length = (self.a.inner[axis], self.b.inner[axis]), f.integer(sums[axis])
-            is_whole = axis not in clipped and (begin.name, end.name) == ("0", length.name)
+            may_join = axis not in clipped and (self.joins_innermost or axis < len(bounds) - 1)
+            is_whole = may_join and (begin.name, end.name) == ("0", length.name)
             if loops and is_whole and loops[-1].strides == tuple(sums[axis] * stride for stride in strides):
                 outer = loops.pop()
                 first, after_last = (f.binary("mul nsw", one, length) for one in (outer.begin, outer.end))
-                loops.append(_Loop(first, after_last, strides, outer.may_be_empty))
+                loops.append(SumLoop(first, after_last, strides, outer.may_be_empty))
             else:
-                loops.append(_Loop(begin, end, strides, axis in clipped))
+                loops.append(SumLoop(begin, end, strides, axis in clipped))
         return loops
 
     def _axis(
         self,
-        loops: Sequence[_Loop],
+        loops: Sequence[SumLoop],
         at: tuple[SSA, SSA],
         tile: TileSize,
         starts: Sequence[SSA],

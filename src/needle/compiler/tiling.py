@@ -202,10 +202,10 @@ def _best(candidates: Sequence[Product], host: Host) -> tuple[float, Product, Sp
     return min(choices, key=lambda choice: choice[0])
 
 
-def least_cycles(step: Contraction, host: Host) -> float:
-    """Count the cycles of a contraction, divided as is best; infinitely many where there is no way to divide it."""
+def least_cycles(candidates: Sequence[Product], host: Host) -> float:
+    """Count the cycles of the best of several ways to see a product; infinitely many where there is none."""
     least = math.inf
-    for product in Product.candidates(step):
+    for product in candidates:
         rows, vectors, cycles = _tiles_across(product, host)
         cycles += rows.count * vectors.count * product.inner // product.sums[-1] * _LOOP_OVERHEAD
         least = min(least, cycles * product.share * math.prod(product.batch))
@@ -318,7 +318,7 @@ def _even(count: int, most: int) -> int:
 
 def _is_worth_packing_a(product: Product, vectors: Split, host: Host) -> bool:
     """Tell whether the left operand is read badly where it lies: columns in lines of one place in the cache."""
-    if product.a.inner[-1] == 1 or vectors.count < _FEW_TILES:
+    if product.a.inner[-1] == 1 or vectors.count < _FEW_TILES or product.clips:
         return False
     aliased = (product.a.inner[-1] * product.item_bytes) % _ALIAS_BYTES == 0
     return aliased or product.rows * product.inner * product.item_bytes > host.second_cache_bytes
