@@ -40,6 +40,7 @@ from needle.compiler.loops import (
     walk,
 )
 from needle.compiler.math import FUNCTIONS
+from needle.compiler.rows_ahead import loop_beside_next_row
 from needle.compiler.scalar import (
     EXTREMUM_STEPS,
     emit_bits,
@@ -209,6 +210,27 @@ def _rows_together(stages: Sequence[Stage], length: int) -> int:
     return max(1, min(length, next((rows for rows, most in _ROWS_TOGETHER if cost <= most), 1)))
 
 
+def _starts(stage: Stage) -> tuple[SSA, ...]:
+    """Return what the values start from that a stage keeps from one point to the next."""
+    if isinstance(stage, (Store, Scatter)):
+        return ()
+    dtype = stage.value.dtype
+    function = stage.function if isinstance(stage, Reduce) else "reduce_sum"
+    if is_extremum(function, dtype):
+        return (SSA(extremum_start(function, dtype), f"i{dtype.itemsize * 8}"),) * len(EXTREMUM_STEPS)
+    best = SSA(reduction_start(function, dtype), llvm_type(dtype))
+    return (best, SSA("0", "i64")) if function.startswith("arg") else (best,)
+
+
+@dataclass(slots=True)
+class _Ahead:
+    """The stages of a loop that is made for a row ahead, the slots that keep what they find, and that row."""
+
+    stages: Sequence[Stage]
+    slots: Sequence[tuple[SSA, ...]]
+    row: SSA
+
+
 class _Renderer:
     """Writes one kernel's function."""
 
@@ -240,37 +262,70 @@ class _Renderer:
         grid = self.kernel.grid
         if not grid:
             with self.f.loop(SSA("%begin", "i64"), SSA("%end", "i64")):
-                self._stages_at_point()
+                self._stages_at_point(inner_loops(self.kernel))
             return 1
+        stages = inner_loops(self.kernel)
+        heavy = loop_beside_next_row(self.kernel, stages, [sum(map(_cost, loop)) for loop in stages], host())
         with ExitStack() as loops:
             for number, axis in enumerate(grid):
-                bounds = (SSA("%begin", "i64"), SSA("%end", "i64")) if number == 0 else self._bounds(axis)
-                self.axes[axis] = loops.enter_context(self.f.loop(*bounds))
-            self._stages_at_point()
+                begin, end = (SSA("%begin", "i64"), SSA("%end", "i64")) if number == 0 else self._bounds(axis)
+                ahead = self._first_row(stages[0], begin) if heavy is not None and axis == grid[-1] else None
+                self.axes[axis] = loops.enter_context(self.f.loop(begin, end))
+                if ahead is not None:
+                    following = self.f.binary("add nsw", self.axes[axis], self.f.integer(1))
+                    ahead.row = self.f.intrinsic("smin", following, self.f.binary("sub nsw", end, self.f.integer(1)))
+            self._stages_at_point(stages, heavy, ahead)
         return self.kernel.shape[grid[0]]
+
+    def _first_row(self, stages: Sequence[Stage], begin: SSA) -> _Ahead:
+        """Write the first loop over the first of some rows, if it exists, and return what holds what it finds."""
+        axis = self.kernel.grid[-1]
+        last = self.f.integer(self.kernel.shape[axis] - 1)
+        ahead = _Ahead(stages, [self._start(stage) for stage in stages], self.f.intrinsic("smin", begin, last))
+        self._run_over_reduced((), (), ahead)
+        return ahead
 
     def _bounds(self, axis: int) -> tuple[SSA, SSA]:
         return self.f.integer(0), self.f.integer(self.kernel.shape[axis])
 
-    def _stages_at_point(self) -> None:
-        for stages in inner_loops(self.kernel):
+    def _stages_at_point(
+        self, loops: Sequence[Sequence[Stage]], heavy: int | None = None, ahead: _Ahead | None = None
+    ) -> None:
+        for number, stages in enumerate(loops):
+            if ahead is not None and number == 0:
+                self._store_found(ahead.stages, ahead.slots)
+                for stage, slot in zip(ahead.stages, ahead.slots, strict=True):
+                    self._set_to_start(stage, slot)
             # Stores may share a loop with others, also where no axis is left to loop over.
-            if all(isinstance(one, Store) and (one.on_grid_only or not self.kernel.reduced) for one in stages):
+            elif all(isinstance(one, Store) and (one.on_grid_only or not self.kernel.reduced) for one in stages):
                 with self._point():
                     for stage in stages:
                         self.store(stage)
             else:
-                self._loop_over_reduced(stages)
+                slots = [self._start(stage) for stage in stages]
+                self._run_over_reduced(stages, slots, ahead if number == heavy else None)
+                self._store_found(stages, slots)
 
-    def _loop_over_reduced(self, stages: Sequence[Stage]) -> None:
+    def _run_over_reduced(
+        self, stages: Sequence[Stage], slots: Sequence[tuple[SSA, ...]], ahead: _Ahead | None
+    ) -> None:
         """Write one loop over the reduced axes, with what each reduction has so far in a slot."""
-        slots = [self._start(stage) for stage in stages]
         with ExitStack() as loops:
             for axis in self.kernel.reduced:
                 self.axes[axis] = loops.enter_context(self.f.loop(*self._bounds(axis)))
-            loops.enter_context(self._point())
-            for stage, slot in zip(stages, slots, strict=True):
-                self._step(stage, slot)
+            with self._point():
+                for stage, slot in zip(stages, slots, strict=True):
+                    self._step(stage, slot)
+            if ahead is not None:
+                here = dict(self.axes)
+                self.axes[self.kernel.grid[-1]] = ahead.row
+                with self._point():
+                    for stage, slot in zip(ahead.stages, ahead.slots, strict=True):
+                        self._step(stage, slot)
+                self.axes = here
+
+    def _store_found(self, stages: Sequence[Stage], slots: Sequence[tuple[SSA, ...]]) -> None:
+        """Write what reductions have found to where it belongs."""
         with self._point():
             for stage, slot in zip(stages, slots, strict=True):
                 if isinstance(stage, Reduce):
@@ -288,23 +343,13 @@ class _Renderer:
 
     def _start(self, stage: Stage) -> tuple[SSA, ...]:
         """Reserve what a stage keeps from one point to the next, and set it to its start."""
-        if isinstance(stage, (Store, Scatter)):
-            return ()
-        dtype = stage.value.dtype
-        function = stage.function if isinstance(stage, Reduce) else "reduce_sum"
-        if is_extremum(function, dtype):
-            start = SSA(extremum_start(function, dtype), f"i{dtype.itemsize * 8}")
-            slots = tuple(self.f.slot(start.type) for _ in EXTREMUM_STEPS)
-            for slot in slots:
-                self.f.store(start, slot, 1)
-            return slots
-        best = self.f.slot(llvm_type(dtype))
-        self.f.store(SSA(reduction_start(function, dtype), llvm_type(dtype)), best, 1)
-        if not function.startswith("arg"):
-            return (best,)
-        where = self.f.slot("i64")
-        self.f.store(self.f.integer(0), where, 8)
-        return best, where
+        slots = tuple(self.f.slot(start.type) for start in _starts(stage))
+        self._set_to_start(stage, slots)
+        return slots
+
+    def _set_to_start(self, stage: Stage, slots: tuple[SSA, ...]) -> None:
+        for start, slot in zip(_starts(stage), slots, strict=True):
+            self.f.store(start, slot, 1)
 
     def _step(self, stage: Stage, slot: tuple[SSA, ...]) -> None:
         """Write what a stage does at one point."""
