@@ -3,11 +3,18 @@
     python benchmarks/elementwise.py
     python benchmarks/elementwise.py --only softmax adam --sizes 4096 --without torch.compile --output FOLDER
 
-float32; arrays that fit into the first cache (4096 numbers), into the second (131072), and into none (16 M). Each of
-these computes little for each number, so that at best it takes the time of moving bytes. That limit is measured in the
-same run with as many bytes as must be read and written: a compiled call that only changes signs, or NumPy's copy, on
-one thread or two, and a compiled call that does nothing; whichever is faster. A batch normalisation of more than the
-caches hold has to read its input again, once the mean is known: that is counted.
+float32; arrays that fit into the first cache (4096 numbers), into the second (131072), and into none (16 M). What
+limits a row is the larger of two times, both measured in the same run:
+
+    moving      as many bytes as must be read and written, by a compiled call that only changes signs, or by NumPy's
+                copy on one thread or two and a compiled call that does nothing; whichever is faster. A batch
+                normalisation of more than the caches hold has to read its input again, once the mean is known: that
+                is counted.
+    arithmetic  the additions and multiplications that the formulas take for each number, a multiply-add being one, at
+                twice the rate of independent multiply-adds of one thread, and a compiled call that does nothing. What
+                else vectors need (comparisons, choices, shifts) counts as nothing.
+
+"bound by" says which of them it is, or "call", where more than half of the limit is the call that does nothing.
 
 "forward" gives the result, "gradients" the result and the gradients of all inputs and parameters. PyTorch runs eagerly
 and with torch.compile, on one thread and on two, JAX with jax.jit; the best of them is the peer. All results are
@@ -27,10 +34,18 @@ import numpy as np
 
 import needle as ndl
 from comparison import Call, median_seconds, print_table
+from needle.compiler.limits import multiply_add_limit
+from needle.compiler.thread_count import available_processors
 
 SIZES = (4096, 131072, 2**24)
 CACHES = 2**22  # bytes: what is larger is read from memory
-COLUMNS = ("operation", "computed", "numbers", "Needle, µs", "limit, µs", "÷ limit", "best peer", "µs", "÷ best peer")
+COLUMNS = (
+    *("operation", "computed", "numbers", "Needle, µs", "limit, µs", "bound by", "÷ limit"),
+    *("best peer", "µs", "÷ best peer"),
+)
+# Additions and multiplications of functions that are right to 1 or 2 units in the last place: an argument reduced in
+# two steps, a polynomial of degree 6, and the scale; two polynomials of degree 6 in one, and a power.
+EXP, ERF = 11, 12
 Arrays = list[np.ndarray]
 
 
@@ -43,6 +58,7 @@ class Case:
         needle, torch, jax: the operation; those of peers also take the peer's module.
         moved: how many arrays of the size are read or written, forward and with gradients.
         moved_far: the same where the caches hold none of them.
+        operations: additions and multiplications for each number, forward and with gradients.
     """
 
     inputs: Callable[[np.random.Generator, int], Arrays]
@@ -51,6 +67,7 @@ class Case:
     jax: Callable[..., Any]
     moved: tuple[int, int]
     moved_far: tuple[int, int]
+    operations: tuple[int, int]
 
 
 def rows_of(rng: np.random.Generator, size: int) -> Arrays:
@@ -91,7 +108,13 @@ def torch_batch_norm(torch: Any, x: Any, weight: Any, bias: Any) -> Any:
 
 CASES = {
     "softmax": Case(
-        rows_of, ndl.softmax, lambda torch, x: torch.softmax(x, 1), lambda jax, x: jax.nn.softmax(x), (2, 4), (2, 4)
+        rows_of,
+        ndl.softmax,
+        lambda torch, x: torch.softmax(x, 1),
+        lambda jax, x: jax.nn.softmax(x),
+        (2, 4),
+        (2, 4),
+        (EXP + 3, EXP + 6),
     ),
     "layer norm": Case(
         rows_and_affine,
@@ -100,8 +123,9 @@ CASES = {
         jax_affine(1),
         (2, 4),
         (2, 4),
+        (6, 15),
     ),
-    "batch norm": Case(rows_and_affine, needle_affine(0), torch_batch_norm, jax_affine(0), (2, 4), (3, 7)),
+    "batch norm": Case(rows_and_affine, needle_affine(0), torch_batch_norm, jax_affine(0), (2, 4), (3, 7), (6, 15)),
     "GELU": Case(
         rows_of,
         ndl.gelu,
@@ -109,6 +133,7 @@ CASES = {
         lambda jax, x: jax.nn.gelu(x, approximate=False),
         (2, 4),
         (2, 4),
+        (ERF + 3, ERF + EXP + 11),
     ),
     "cross-entropy": Case(
         logits_and_labels,
@@ -117,9 +142,11 @@ CASES = {
         jax_cross_entropy,
         (1, 2),
         (1, 2),
+        (EXP + 2, EXP + 4),
     ),
 }
 ADAM_MOVED = 7  # the weight and both moments read and written, the gradient read
+ADAM_OPERATIONS = 9
 
 
 # ------------------------------------------------------------------------------------------------ contestants
@@ -344,31 +371,53 @@ class Result:
     computed: str
     numbers: int
     microseconds: dict[str, float]
-    limit_microseconds: float
+    moving_microseconds: float
+    arithmetic_microseconds: float
+    call_microseconds: float
+
+    @property
+    def limit(self) -> float:
+        """The time, in microseconds, that it cannot take less than."""
+        return max(self.moving_microseconds, self.arithmetic_microseconds)
+
+    @property
+    def bound_by(self) -> str:
+        """What most of the limit is."""
+        if 2 * self.call_microseconds > self.limit:
+            return "call"
+        return "moving" if self.moving_microseconds == self.limit else "arithmetic"
+
+
+def operations_a_second() -> float:
+    """Return of how many numbers two threads do an addition or a multiplication a second, with vectors of them."""
+    return min(2, available_processors()) * multiply_add_limit(1) / 2  # a multiply-add is counted as two there
 
 
 def measure(name: str, size: int, rounds: int, without: Sequence[str]) -> Iterator[Result]:
     for computed, calls in contestants_of(name, size, without).items():
         check_agreement(f"{name}, {computed}", calls)
         far = size * 4 > CACHES
-        moved = ADAM_MOVED
+        moved, operations = ADAM_MOVED, ADAM_OPERATIONS
         if name != "adam":
             case = CASES[name]
             moved = (case.moved_far if far else case.moved)[computed == "gradients"]
+            operations = case.operations[computed == "gradients"]
         limits = {f"copy, {threads}": copying(moved * size * 4, threads) for threads in (1, 2)}
         limits |= {"signs": changing_signs(moved * size * 4), "nothing": changing_signs(0)}
         seconds = median_seconds({**calls, **limits}, rounds, seconds=0.1 if far else 0.02)
         one, two, signs, nothing = (seconds.pop(name) for name in limits)
-        limit = min(signs, min(one, two) + nothing)
-        yield Result(name, computed, size, {peer: one * 1e6 for peer, one in seconds.items()}, limit * 1e6)
+        moving = min(signs, min(one, two) + nothing)
+        arithmetic = operations * size / operations_a_second() + nothing
+        found = {peer: one * 1e6 for peer, one in seconds.items()}
+        yield Result(name, computed, size, found, moving * 1e6, arithmetic * 1e6, nothing * 1e6)
 
 
 def row_of(result: Result) -> list[str]:
-    own, limit = result.microseconds["Needle"], result.limit_microseconds
+    own, limit = result.microseconds["Needle"], result.limit
     others = {peer: one for peer, one in result.microseconds.items() if peer != "Needle"}
     best = min(others, key=others.__getitem__, default=None)
     compared = ["-"] * 3 if best is None else [best, f"{others[best]:.1f}", f"{own / others[best]:.2f}"]
-    numbers = (f"{own:.1f}", f"{limit:.1f}", f"{own / limit:.2f}")
+    numbers = (f"{own:.1f}", f"{limit:.1f}", result.bound_by, f"{own / limit:.2f}")
     return [result.operation, result.computed, str(result.numbers), *numbers, *compared]
 
 
