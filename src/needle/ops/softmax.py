@@ -108,7 +108,8 @@ class Softmax(TensorOp):
             return z
         xp = array_namespace(z)
         powers = xp.exp(z - _finite_maximum(z, (axis,)))
-        return powers / xp.sum(powers, axis=axis, keepdims=True)
+        # One division a row: one an element takes many processors as long as much of the exponential.
+        return powers * (1.0 / xp.sum(powers, axis=axis, keepdims=True))
 
     def gradient(self, out_grad: Tensor, node: Tensor) -> Tensor:
         weighted = multiply(out_grad, node)
