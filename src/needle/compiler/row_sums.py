@@ -34,8 +34,6 @@ __all__ = ["blocks_behind", "rows_then_sums", "sums_behind_rows"]
 
 # Blocks of fewer rows have as much to write as to read.
 _FEWEST_ROWS = 8
-# Arrays of fewer second caches are in those of all threads anyway, or soon there.
-_LARGE = 4
 
 
 def sums_behind_rows(steps: Sequence[LaneStep], host: Host) -> dict[int, tuple[int, int]]:
@@ -66,7 +64,7 @@ def blocks_behind(rows: Kernel, sums: Kernel, host: Host) -> int | None:
     count = rows.shape[0]
     touched = dict.fromkeys([*rows.reads(), *rows.writes(), *sums.reads()])
     size = sum(buffer.size * buffer.dtype.itemsize for buffer in touched if buffer.size >= count)
-    if size < _LARGE * host.second_cache_bytes:
+    if size < host.second_cache_bytes:  # it is there anyway
         return None
     for blocks in range(least, count // _FEWEST_ROWS + 1):
         if count % blocks == 0 and size // blocks <= host.second_cache_bytes // 2:
