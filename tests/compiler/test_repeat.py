@@ -176,3 +176,56 @@ def test_schedules_print() -> None:
     arrays = random(6, 20, 5), random(20, 7, seed=1), random(5, 7, seed=2), random(7, 7, seed=3)
     graph = graph_of(lambda x, h, w, u: repeat(rnn(w, u), [h], [x], 6, False), *arrays)
     assert "for t = 0 … 5:" in schedule(graph).show()
+
+
+# ------------------------------------------------------------------------ steps that do not wait, loops in loops
+
+
+def counted(number: Any, *arrays: Any) -> list[Any]:
+    """Return, for each of six heads, sums over the first so many of four blocks; two heads share their blocks."""
+    x, y, numbers = arrays
+
+    def head(x: Any, y: Any, steps: Any) -> tuple[Any, Any]:
+        def block(total: Any, one: Any) -> tuple[Any, Any]:
+            return (total + xp.matmul(x, one),), ()
+
+        (total,), _ = xp.repeat_step(block, (xp.zeros((5, 3), "float32"),), (y,), steps=steps if number else None)
+        return (), (total, xp.exp(x))
+
+    _, given = xp.repeat_step(head, (), (x, y, numbers), every=(1, 2, 1))
+    return list(given)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("number", [False, True])
+def test_a_loop_in_a_loop_of_steps_that_carry_nothing(number: bool, threads: int) -> None:
+    x, y = random(6, 5, 7), random(3, 4, 7, 3, seed=1)
+    numbers = np.array([1, 4, 2], dtype="int64")  # of blocks, which come again after three heads
+    made = [y[n // 2, : numbers[n % 3] if number else 4].sum(0) for n in range(6)]
+    expected = [np.stack([x[n] @ one for n, one in enumerate(made)]), np.exp(x)]
+    graph = graph_of(lambda *arrays: counted(number, *arrays), x, y, numbers)
+    verify(graph)
+    executable = Executable(graph)
+    set_num_threads(threads)
+    try:
+        for found in (interpret(graph, [x, y, numbers]), executable([x, y, numbers])):
+            for one, other in zip(found, expected, strict=True):
+                np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
+    finally:
+        set_num_threads(None)
+    (outer,) = loops_of(executable.simplified)
+    assert len(loops_of(outer.params["body"])) == 1
+
+
+def test_a_counted_loop_backwards_goes_through_the_last_elements() -> None:
+    x, number = random(5, 3), np.array(2, dtype="int64")
+
+    def last(x: Any, number: Any) -> list[Any]:
+        (total,), _ = xp.repeat_step(
+            lambda total, one: ((total * 2 + one,), ()), (xp.zeros(3, "float32"),), (x,), backwards=True, steps=number
+        )
+        return [total]
+
+    graph = graph_of(last, x, number)
+    for found in (interpret(graph, [x, number]), Executable(graph)([x, number])):
+        np.testing.assert_allclose(found[0], x[4] * 2 + x[3], rtol=1e-6)

@@ -148,3 +148,77 @@ def test_memory_grows_with_the_length_and_not_with_its_square(options):
     assert eager_peak(8192, **options) < 2.3 * eager_peak(4096, **options)
     assert eager_peak(4096, **options) < 4096 * 4096 * 4 / 4  # a quarter of one matrix of weights
     assert compiled_peak(2048, **options) < 2.3 * compiled_peak(1024, **options)
+
+
+def compiled_and_eager(operands, mask=None, **options):
+    """Return pairs of what is computed compiled, in loops, and eagerly: the result and the operands' gradients."""
+
+    def gradients(*operands):
+        for one in operands:
+            one.grad = None
+        y = ndl.scaled_dot_product_attention(*operands, mask, **options)
+        (y * y).sum().backward()
+        return y, *(one.grad for one in operands)
+
+    np.random.seed(3)
+    eager = [one.numpy() for one in gradients(*operands)]
+    np.random.seed(3)
+    step = ndl.jit(gradients)
+    compiled = [one.numpy() for one in step(*operands)]
+    assert "repeat" in step.lower(*operands).show("graph")
+    return zip(compiled, eager, strict=True)
+
+
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize(
+    ("lead", "queries", "keys"),
+    [((1,), 600, 600), ((2, 6), 521, 521), ((3,), 1021, 777), ((3,), 777, 1021), ((), 530, 1)],
+)
+def test_long_attention_in_loops(lead, queries, keys, causal):
+    arrays = operands((*lead, queries, 8), (*lead, keys, 8), (*lead, keys, 5))
+    for one, other in compiled_and_eager(arrays, causal=causal):
+        np.testing.assert_allclose(one, other, rtol=1e-9, atol=1e-10)
+
+
+@pytest.mark.parametrize("options", [{}, {"causal": True, "dropout": 0.2}])
+@pytest.mark.parametrize("shape", [(600,), (2, 1, 1, 600), (1, 3, 1, 600), (2, 3, 1, 1)])
+@pytest.mark.parametrize("kind", ["bool", "float64"])
+def test_long_attention_with_a_mask_of_keys_in_loops(kind, shape, options):
+    arrays = operands(*[(2, 3, 600, 4)] * 3)
+    mask = operands(shape)[0].numpy()
+    mask = ndl.Tensor(mask > -0.5 if kind == "bool" else mask, dtype=kind, requires_grad=False)
+    for one, other in compiled_and_eager(arrays, mask, **options):
+        np.testing.assert_allclose(one, other, rtol=1e-9, atol=1e-10)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_long_attention_of_narrow_numbers_in_loops(dtype):
+    for one, other in compiled_and_eager(operands(*[(2, 700, 16)] * 3, dtype=dtype), causal=True):
+        exact = other.astype("float64")
+        largest = (0.01 if dtype == "float16" else 0.05) * np.abs(exact).max()
+        np.testing.assert_allclose(one.astype("float64"), exact, atol=largest)
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_logits_far_below_zero_behind_a_block_that_is_hidden(compiled):
+    q, k, v = operands(*[(1, 1100, 4)] * 3)
+    q, k = (ndl.Tensor(np.full(one.shape, c)) for one, c in ((q, 100.0), (k, -100.0)))
+    mask = ndl.Tensor(np.arange(1100) >= 1050, requires_grad=False)
+
+    def attend(q, k, v):
+        return ndl.scaled_dot_product_attention(q, k, v, mask)
+
+    y = (ndl.jit(attend) if compiled else attend)(q, k, v).numpy()
+    np.testing.assert_allclose(y, np.broadcast_to(v.numpy()[:, 1050:].mean(1, keepdims=True), y.shape), rtol=1e-9)
+
+
+def test_a_program_of_long_attention_does_not_grow_with_the_length():
+    def gradients(q, k, v):
+        (ndl.scaled_dot_product_attention(q, k, v, causal=True) ** 2).sum().backward()
+        return q.grad, k.grad, v.grad
+
+    short, long = (
+        ndl.jit(gradients).lower(*operands(*[(1, 4, length, 8)] * 3, dtype="float32")).show("llvm")
+        for length in (1024, 8192)
+    )
+    assert len(long.splitlines()) < 1.05 * len(short.splitlines())

@@ -125,24 +125,26 @@ def lanes_of_loop(loop: Loop, processors: int) -> list[list[Step]]:
 
 def is_worth_a_loop(node: Node, processors: int) -> bool:
     """Tell whether a loop is as fast as its steps written out, which threads share one by one."""
+    if node.params["counted"]:
+        return True
     buffers = [Buffer("", one.shape, one.dtype) for one in node.inputs]
     body = node.params["body"]
     results = {number: Buffer("", one.shape, one.dtype) for number, one in enumerate(body.outputs)}
     loop = loop_step("", node, buffers, results)
-    if any(0 in one.shape for one in (*body.inputs, *body.outputs)) or any(
-        isinstance(one, Loop) for one in loop.body.steps
-    ):
+    if any(0 in one.shape for one in (*body.inputs, *body.outputs)):
         return False
-    if processors == 1 or len(lanes_of_loop(loop, processors)) > 1:
+    if processors == 1 or (not loop.starts and loop.length >= processors) or len(lanes_of_loop(loop, processors)) > 1:
         return True
     return sum(map(_work, loop.body.steps)) < _MEETING
 
 
 def _work(step: Step) -> int:
     """Return about how many operations there are in a step."""
+    if isinstance(step, Loop):
+        return step.length * sum(map(_work, step.body.steps))
     if isinstance(step, Contraction):
         return math.prod(step.out.shape) * step.a.shape[-1]
-    return math.prod(step.shape) * len(step.stages) if isinstance(step, Kernel) else 0
+    return math.prod(step.shape) * len(step.stages)
 
 
 def _count_lanes(chain: _Chain, processors: int) -> int:

@@ -1,5 +1,8 @@
 """A loop as a kernel: a function that calls those of the loop's body, step after step, for a share of the lanes.
 
+Steps that carry nothing on do not wait for each other: threads take shares of them. A loop in a loop's body is a
+function as those of other steps are, and runs on one thread.
+
 What goes along sequences is found by the number of the step. What is carried on from step to step lies in two places
 in turns, or where it is given anyway. What a step needs only for itself lies in scratch memory of the lane, the same
 in each step. What only prepares what all steps read, such as weights that are packed, is done before the loop.
@@ -78,6 +81,10 @@ class _Renderer:
         self.elements = dict(zip(body.inputs[carried:along], loop.sequences, strict=True))
         self.captured = dict(zip(body.inputs[along:], loop.captured, strict=True))
         self.outputs = [buffer for buffer, _ in body.outputs]
+        self.every = dict(zip(self.elements, loop.every, strict=True))
+        # A few strands more than there are threads: one that comes later takes what is left.
+        self.strands = 1 if loop.starts or processors == 1 else min(loop.length, 2 * processors)
+        self.inside: list[Function] = []
         self.scratch = _Scratch()
         self.before: list[RenderedKernel] = []
         # Where an output lies: in what the steps give, or, where it is only carried, in one of two places of its own
@@ -105,8 +112,13 @@ class _Renderer:
         """Return the phases of the steps of a lane."""
         found: list[RenderedKernel] = []
         for step in steps:
-            assert not isinstance(step, Loop), "a loop in a loop is written out"
-            rebased, begins = rebase(replace(step, name=f"in_{self.loop.name}_{step.name}"))
+            named = replace(step, name=f"in_{self.loop.name}_{step.name}")
+            if isinstance(named, Loop):
+                inner = render_loop(named, 1, render)
+                found += inner.phases
+                self.inside += inner.functions
+                continue
+            rebased, begins = rebase(named)
             packs_once = isinstance(step, Contraction) and step.b.buffer in self.captured
             found += [replace(phase, begins=begins) for phase in render(rebased, packs_once) if phase.parts > 0]
         return found
@@ -132,7 +144,8 @@ class _Renderer:
     def rendered(self) -> RenderedLoop:
         """Return the loop's phases."""
         offsets = [self._offsets(lane) for lane in self.lanes]
-        scratch = Buffer(f"scratch_{self.loop.name}", (max(self.scratch.size, 1),), np.dtype(np.uint8))
+        size = self.strands * max(self.scratch.size, 1)
+        scratch = Buffer(f"scratch_{self.loop.name}", (size,), np.dtype(np.uint8))
         writes = dict.fromkeys([*self.loop.writes(), scratch])
         packed = [buffer for phase in self.before for buffer in phase.writes]
         buffers = tuple(dict.fromkeys([*writes, *self.loop.reads(), *packed]))
@@ -140,18 +153,34 @@ class _Renderer:
         self.memory = self.pointers[scratch]
         parameters = [*(f"ptr {pointer}" for pointer in self.pointers.values()), "i64 %begin", "i64 %end"]
         f = Function(f"loop_{self.loop.name}", parameters, "noinline nounwind #0", calls_kernels=True)
-        for number, (lane, own) in enumerate(zip(self.lanes, offsets, strict=True)):
-            place = f.integer(number)
-            inside = f.binary(
-                "and", f.compare("sle", SSA("%begin", "i64"), place), f.compare("sgt", SSA("%end", "i64"), place)
-            )
-            with f.when(inside), f.loop(f.integer(0), f.integer(self.loop.length)) as made:
-                self._write_step(f, made, lane, own)
+        self.count = f.integer(self.loop.length)
+        if self.loop.counted:
+            self.count = f.load("i64", SSA(self.pointers[self.loop.captured[0]], "ptr"), 8)
+        if self.strands > 1:
+            self._write_strands(f, self.lanes[0], offsets[0])
+        else:
+            for number, (lane, own) in enumerate(zip(self.lanes, offsets, strict=True)):
+                self._write_lane(f, f.integer(number), lane, own)
         work = sum(phase.work for lane in self.lanes for phase in lane) * self.loop.length
-        count = len(self.lanes)
+        count = max(len(self.lanes), self.strands)
         main = RenderedKernel(f, buffers, count, count > 1, len(writes), work=work, step=self.loop.name)
-        functions = list({phase.function.name: phase.function for lane in self.lanes for phase in lane}.values())
+        called = [phase.function for lane in self.lanes for phase in lane]
+        functions = list({function.name: function for function in (*called, *self.inside)}.values())
         return RenderedLoop([*self.before, main], functions)
+
+    def _write_lane(self, f: Function, number: SSA, phases: Sequence[RenderedKernel], own: dict[Buffer, int]) -> None:
+        """Write all steps of one lane, made where it is in the share."""
+        begins, ends = (f.compare(how, SSA(end, "i64"), number) for how, end in (("sle", "%begin"), ("sgt", "%end")))
+        with f.when(f.binary("and", begins, ends)), f.loop(f.integer(0), self.count) as made:
+            self._write_step(f, made, phases, own)
+
+    def _write_strands(self, f: Function, phases: Sequence[RenderedKernel], own: dict[Buffer, int]) -> None:
+        """Write the steps of the strands in the share; each strand makes every so many-th one, in memory of its own."""
+        with f.loop(SSA("%begin", "i64"), SSA("%end", "i64")) as strand:
+            memory = f.address(self.memory, "i8", f.binary("mul", strand, f.integer(self.scratch.size)))
+            self.memory = memory.name
+            with f.loop(strand, self.count, self.strands) as made:
+                self._write_step(f, made, phases, own)
 
     def _offsets(self, phases: Sequence[RenderedKernel]) -> dict[Buffer, int]:
         """Return where in the scratch memory lies what the phases of a lane pass on to each other within a step."""
@@ -180,7 +209,7 @@ class _Renderer:
         if buffer in self.captured:
             return SSA(self.pointers[self.captured[buffer]], "ptr")
         if buffer in self.elements:
-            return self._element(f, self.elements[buffer], buffer, step.element)
+            return self._element(f, self.elements[buffer], buffer, self._number(f, buffer, step.element))
         if buffer in self.carried:
             return self._carried(step, buffer)
         if buffer in self.given:
@@ -189,7 +218,7 @@ class _Renderer:
             place = self._turn(f, buffer, step.made)
             if buffer not in self.finals:
                 return place
-            is_last = f.compare("eq", step.made, f.integer(self.loop.length - 1))
+            is_last = f.compare("eq", step.made, f.binary("sub", self.count, f.integer(1)))
             return f.select(is_last, SSA(self.pointers[self.finals[buffer]], "ptr"), place)
         return f.address(self.memory, "i8", f.integer(own[buffer]))
 
@@ -207,6 +236,14 @@ class _Renderer:
             before = self._turn(f, output, made)
         is_first = f.compare("eq", step.made, f.integer(0))
         return f.select(is_first, SSA(self.pointers[self.carried[buffer]], "ptr"), before)
+
+    def _number(self, f: Function, buffer: Buffer, element: SSA) -> SSA:
+        """Write which element of its sequence a step gets."""
+        every = self.every[buffer]
+        if every > 1:
+            element = f.binary("udiv", element, f.integer(every))
+        count = self.elements[buffer].size // buffer.size
+        return f.binary("urem", element, f.integer(count)) if count * every < self.loop.length else element
 
     def _element(self, f: Function, sequence: Buffer, like: Buffer, element: SSA) -> SSA:
         offset = f.binary("mul", element, f.integer(like.size * like.dtype.itemsize))

@@ -254,12 +254,22 @@ def _evaluate_iota(length: int, dtype: np.dtype[Any]) -> NDArray[Any]:
 
 
 def _infer_repeat(
-    *inputs: Operand, body: Any, length: int, carried: int, elements: int, backwards: bool, serial: int | None
+    *inputs: Operand,
+    body: Any,
+    length: int,
+    carried: int,
+    elements: int,
+    every: tuple[int, ...],
+    counted: bool,
+    backwards: bool,
+    serial: int | None,
 ) -> Kind:
     kinds = [(one.shape, one.dtype) for one in inputs]
-    for number in range(carried, carried + elements):
+    if counted:
+        assert kinds[carried + elements] == ((), np.dtype(np.int64)), f"{kinds[carried + elements]} counts steps"
+    for number, each in zip(range(carried, carried + elements), every, strict=True):
         (steps, *shape), dtype = kinds[number]
-        assert steps == length, f"a loop of {length} steps through {kinds[number]}"
+        assert length % (steps * each) == 0, f"a loop of {length} steps through {kinds[number]}, {each} steps each"
         kinds[number] = tuple(shape), dtype
     inside = [[(one.shape, one.dtype) for one in side] for side in (body.inputs, body.outputs)]
     assert kinds == inside[0], f"a body of {inside[0]} is given {kinds}"

@@ -1,9 +1,11 @@
 """Loops in a graph: one body for all steps, instead of a copy of it for each.
 
-    repeat(starts…, sequences…, captured…; body, length, carried, backwards)
+    repeat(starts…, sequences…, captured…; body, length, carried, elements, every, counted, backwards)
 
 The body is a graph of its own. Its inputs are the values that are carried from step to step, the elements of the
-sequences at this step, and what all steps read. Its first outputs are the next carried values, the others what each
+sequences at this step, and what all steps read. A sequence goes on to its next element `every` so many steps, and
+begins anew at its end. Where the steps are `counted`, the first of what all steps read says how many of them are made;
+what the others would give is not defined. Its first outputs are the next carried values, the others what each
 step gives. `result(repeat; number)` is a carried value after the last step, or what all steps gave, stacked along a
 new first axis at the places of their elements.
 
@@ -51,13 +53,22 @@ class OpenBody:
     next: tuple[Node, ...]
     given: tuple[Node, ...]
 
-    def node(
-        self, starts: Sequence[Node], sequences: Sequence[Node], length: int, backwards: bool, serial: int | None = None
+    def node(  # noqa: PLR0917  a loop's parts
+        self,
+        starts: Sequence[Node],
+        sequences: Sequence[Node],
+        length: int,
+        backwards: bool,
+        serial: int | None = None,
+        every: Sequence[int] | None = None,
+        steps: Node | None = None,
     ) -> Node:
-        """Return the loop as a node."""
+        """Return the loop as a node; `steps` is how many are made, all where it is None."""
         own = (*self.carried, *self.elements)
         outputs = (*self.next, *self.given)
         captured = _captured(outputs, own)
+        if steps is not None:
+            captured = [steps, *(one for one in captured if one is not steps)]
         inside = {one: input_node(one.shape, one.dtype) for one in captured}
         fresh = {one: input_node(one.shape, one.dtype) for one in own}
         body = Graph((*fresh.values(), *inside.values()), with_inputs(outputs, {**fresh, **inside}))
@@ -68,6 +79,8 @@ class OpenBody:
             length=length,
             carried=len(self.carried),
             elements=len(self.elements),
+            every=(1,) * len(self.elements) if every is None else tuple(every),
+            counted=steps is not None,
             backwards=backwards,
             serial=serial,
         )
@@ -210,7 +223,8 @@ def without_unused_results(graph: Graph) -> Graph:
                 used.setdefault(node.inputs[0], set()).add(node.params["number"])
         instead: dict[Node, Node] = {}
         for loop, numbers in used.items():
-            instead.update(_with_results(loop, numbers, graph))
+            if not loop.params["counted"]:
+                instead.update(_with_results(loop, numbers, graph))
         new = Graph(graph.inputs, _replaced(graph.outputs, instead))
         # A loop that is given less leaves more to others that nobody reads.
         if _count_given(new) == _count_given(graph):
@@ -226,16 +240,16 @@ def _with_results(loop: Node, used: set[int], graph: Graph) -> dict[Node, Node]:
     """Return what to put in the place of the results of a loop that gives only what is used."""
     body, carried, length = loop.params["body"], loop.params["carried"], loop.params["length"]
     backwards = loop.params["backwards"]
-    along = carried + loop.params["elements"]
     inputs = dict(zip(body.inputs, loop.inputs, strict=True))
+    elements = _step_by_step(loop)
     # What a step is given is there without it.
     made = [body.outputs[number] for number in sorted(used) if number >= carried]
     made = [body.outputs[body.inputs.index(one)] if one in body.inputs[:carried] else one for one in made]
-    given = list(dict.fromkeys(one for one in made if one not in body.inputs[carried:along]))
+    given = list(dict.fromkeys(one for one in made if one not in elements))
     new = _read_less(loop, (*body.outputs[:carried], *given))
 
     def sequence(output: Node, source: Any) -> Node:
-        if output in body.inputs[carried:along]:
+        if output in elements:
             return inputs[output]
         return make_node("result", (new,), source, number=carried + given.index(output))
 
@@ -255,6 +269,13 @@ def _with_results(loop: Node, used: set[int], graph: Graph) -> dict[Node, Node]:
         else:
             found[node] = make_node("result", (new,), node.source, number=body.outputs.index(output))
     return found
+
+
+def _step_by_step(loop: Node) -> list[Node]:
+    """Return the inputs of a loop's body that are another element of a sequence in each step."""
+    body, carried, length = loop.params["body"], loop.params["carried"], loop.params["length"]
+    numbers = enumerate(loop.params["every"], carried)
+    return [body.inputs[n] for n, every in numbers if every == 1 and loop.inputs[n].shape[0] == length]
 
 
 def _one_later(start: Node, sequence: Node, backwards: bool) -> Node:
@@ -279,6 +300,7 @@ def _read_less(loop: Node, outputs: tuple[Node, ...]) -> Node:
         **params,
         "body": Graph(tuple(body.inputs[n] for n in kept), outputs),
         "elements": sum(carried <= n < along for n in kept),
+        "every": tuple(params["every"][n - carried] for n in kept if carried <= n < along),
     }
     return make_node("repeat", [loop.inputs[n] for n in kept], loop.source, **params)
 
@@ -307,12 +329,13 @@ def unrolled(graph: Graph, chosen: Collection[Node]) -> Graph:
 
 
 def _written_out(loop: Node, inputs: Sequence[Node]) -> tuple[Node, ...]:
+    assert not loop.params["counted"], "how many steps there are is known when the program runs"
     body, length = loop.params["body"], loop.params["length"]
     carried, elements = loop.params["carried"], loop.params["elements"]
     state, sequences, captured = inputs[:carried], inputs[carried : carried + elements], inputs[carried + elements :]
     given: list[tuple[Node, ...]] = [()] * length
     for t in reversed(range(length)) if loop.params["backwards"] else range(length):
-        own = (*state, *(_element(one, t) for one in sequences), *captured)
+        own = (*state, *(_element(one, n) for one, n in zip(sequences, _numbers(loop, t), strict=True)), *captured)
         outputs = with_inputs(body.outputs, dict(zip(body.inputs, own, strict=True)))
         state, given[t] = outputs[:carried], outputs[carried:]
     stacked = (
@@ -320,6 +343,12 @@ def _written_out(loop: Node, inputs: Sequence[Node]) -> tuple[Node, ...]:
         for parts in zip(*given, strict=True)
     )
     return (*state, *stacked)
+
+
+def _numbers(loop: Node, t: int) -> list[int]:
+    """Return which element of each sequence a step gets."""
+    sequences = loop.inputs[loop.params["carried"] :]
+    return [t // every % one.shape[0] for one, every in zip(sequences, loop.params["every"], strict=False)]
 
 
 # ----------------------------------------------------------------------------------------------- the meaning
@@ -331,8 +360,10 @@ def run_loop(loop: Node, arrays: Sequence[Any], run: Callable[[Graph, Sequence[A
     carried, elements = loop.params["carried"], loop.params["elements"]
     state = list(arrays[:carried])
     sequences, captured = arrays[carried : carried + elements], arrays[carried + elements :]
-    given: list[list[Any]] = [[]] * length
-    for t in reversed(range(length)) if loop.params["backwards"] else range(length):
-        outputs = run(body, [*state, *(one[t] for one in sequences), *captured])
+    given = [[np.zeros(one.shape, one.dtype) for one in body.outputs[carried:]]] * length
+    order = range(length)[::-1] if loop.params["backwards"] else range(length)
+    for t in order[: int(captured[0])] if loop.params["counted"] else order:
+        own = [one[n] for one, n in zip(sequences, _numbers(loop, t), strict=True)]
+        outputs = run(body, [*state, *own, *captured])
         state, given[t] = outputs[:carried], outputs[carried:]
     return [*state, *(np.stack(parts) for parts in zip(*given, strict=True))]

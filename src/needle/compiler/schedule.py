@@ -422,6 +422,8 @@ def loop_step(
         tuple(inputs[along:]),
         tuple(map(results.get, range(carried))),
         tuple(results.get(n) or _given(name, n, node) for n in range(carried, len(body.outputs))),
+        params["every"],
+        params["counted"],
         sources,
     )
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 from needle.compiler.block_moments import find_moments_in_blocks
 from needle.compiler.clipping import without_products_of_zeros
-from needle.compiler.graph import Graph
+from needle.compiler.graph import Graph, Node
 from needle.compiler.host import host
 from needle.compiler.in_place import overwrite_inputs
 from needle.compiler.inner_buffers import keep_inside
@@ -67,7 +67,29 @@ def _simplified(graph: Graph) -> Graph:
 
 
 def _with_loops(graph: Graph) -> Graph:
-    """Return a graph with the bodies of its loops simplified, and those loops written out that are no gain."""
-    graph = without_unused_results(with_bodies(with_one_form_each(graph), _simplified))
-    loops = [node for node in graph.nodes() if node.primitive == "repeat"]
-    return unrolled(graph, [node for node in loops if not is_worth_a_loop(node, available_processors())])
+    """Return a graph with the bodies of its loops simplified, and those loops written out that are no gain.
+
+    One thread goes through a body. But where a loop is written out, those in its body are loops of all threads.
+    """
+    graph = without_unused_results(with_bodies(with_one_form_each(graph), _simplified_body))
+    return _without_slow_loops(graph, available_processors())
+
+
+def _simplified_body(body: Graph) -> Graph:
+    if has_loops(body):
+        body = without_unused_results(with_bodies(with_one_form_each(body), _simplified_body))
+        body = _without_slow_loops(body, 1)
+    return _simplified(body)
+
+
+def _without_slow_loops(graph: Graph, processors: int) -> Graph:
+    good: set[Node] = set()
+    while True:
+        slow = []
+        for node in graph.nodes():
+            if node.primitive == "repeat" and node not in good:
+                slow += [] if is_worth_a_loop(node, processors) else [node]
+                good.add(node)
+        if not slow:
+            return graph
+        graph = unrolled(graph, slow)

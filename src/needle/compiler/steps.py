@@ -53,7 +53,8 @@ class Loop:
     `body` takes what is carried, the elements of `sequences` at the step, and `captured`. `places` says which of its
     outputs are carried on, then which are given: one may be both. `starts` is what the first step gets, `finals` where
     the last one leaves what is carried (None where nobody asks, or where it is given too), `given` where each step's
-    output lies at the place of its elements.
+    output lies at the place of its elements. `every` says for each sequence how many steps get the same element; after
+    the last one the first comes again. Where it is `counted`, the first of `captured` says how many steps are made.
     """
 
     name: str
@@ -66,6 +67,8 @@ class Loop:
     captured: tuple[Buffer, ...]
     finals: tuple[Buffer | None, ...]
     given: tuple[Buffer, ...]
+    every: tuple[int, ...]
+    counted: bool = False
     sources: tuple[str, ...] = ()
 
     def reads(self) -> list[Buffer]:
@@ -85,9 +88,11 @@ class Loop:
         outside = [one.name for one in (*self.starts, *self.sequences, *self.captured)]
         outputs = [self.body.outputs[place][0].name for place in self.places]
         finals = ["_" if one is None else one.name for one in self.finals]
-        lines = [f"loop {self.name}{source}", f"  for t = {times}:"]
+        made = f", {self.captured[0].name} of them" if self.counted else ""
+        lines = [f"loop {self.name}{source}", f"  for t = {times}{made}:"]
         lines += [f"    {a} = {b}, then {c}" for a, b, c in zip(inside, outside, outputs, strict=False)][:carried]
-        lines += [f"    {a} = {b}[t]" for a, b in zip(inside[carried:along], outside[carried:along], strict=True)]
+        found = zip(inside[carried:along], self.sequences, self.every, strict=True)
+        lines += [f"    {a} = {b.name}[{'t' if every == 1 else f't // {every}'}]" for a, b, every in found]
         lines += [f"    {a} = {b}" for a, b in zip(inside[along:], outside[along:], strict=True)]
         lines += ["    " + line for step in self.body.steps for line in step.show().splitlines()]
         lines += [f"    {b.name}[t] = {a}" for a, b in zip(outputs[carried:], self.given, strict=True)]

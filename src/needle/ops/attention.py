@@ -34,6 +34,7 @@ from needle.dtype import float16, is_floating
 from needle.errors import DataError
 from needle.ops.arithmetic import add, mul_scalar
 from needle.ops.attention_blocks import MaskSums, after, blocks, check_operands, join, kept_weights, mask_part
+from needle.ops.attention_loops import attention_loops
 from needle.ops.casting import astype
 from needle.ops.comparison import greater, where
 from needle.ops.composition import gradients_of_adjoint
@@ -79,10 +80,8 @@ class ScaledDotProductAttention(TensorOp):
 
     def compute(self, q: Array, k: Array, v: Array, *others: Array) -> Array:
         check_operands(q, k, v, *self.mask(others))
-        found: list[Arrays] = []
-        for rows in blocks(q.shape[-2], self.block):
-            found.append(self._attend(q, k, v, others, rows, found[-1][:1] if found else ()))
-        y, lse = (join(parts) for parts in zip(*found, strict=True))
+        loops = attention_loops(self, q, k, v, others)
+        y, lse = self._attend_all(q, k, v, others) if loops is None else loops.attend()
         self.seen = [weakref.ref(array) for array in (q, k, v, *others)]
         self.kept = y, lse
         return y
@@ -144,6 +143,14 @@ class ScaledDotProductAttention(TensorOp):
             return None
         return kept_weights(after(others[-1], *last), q.shape[:-2], q.shape[-2], (rows, columns), self.dropout)
 
+    def _attend_all(self, q: Array, k: Array, v: Array, others: Arrays) -> tuple[Array, Array]:
+        """Return the results, and the logarithms of the sums of exponentials."""
+        found: list[Arrays] = []
+        for rows in blocks(q.shape[-2], self.block):
+            found.append(self._attend(q, k, v, others, rows, found[-1][:1] if found else ()))
+        y, lse = (join(parts) for parts in zip(*found, strict=True))
+        return y, lse
+
     def _attend(  # noqa: PLR0917  all operands, which part of them, and what comes before it
         self, q: Array, k: Array, v: Array, others: Arrays, rows: slice, last: Arrays
     ) -> Arrays:
@@ -170,13 +177,13 @@ class ScaledDotProductAttention(TensorOp):
             else:
                 shrunk = xp.exp(largest - finite)
                 total, y = total * shrunk + own, y * shrunk + values
-            largest, last = finite, (y,)
+            largest, last = top, (y,)
         if y is None:  # there are no keys that these queries could see
             total = largest = xp.zeros((*q.shape[:-2], rows.stop - rows.start, 1), dtype=q.dtype)
             y = xp.zeros((*total.shape[:-1], v.shape[-1]), dtype=q.dtype)
         seen = xp.where(total > 0, total, xp.ones_like(total))
         y = y / (seen * (1 - self.dropout) if self.dropout else seen)
-        return y, largest + xp.log(seen)
+        return y, xp.where(xp.isfinite(largest), largest, xp.zeros_like(largest)) + xp.log(seen)
 
     def composed(self, q: Tensor, k: Tensor, v: Tensor, *others: Tensor) -> tuple[Tensor]:
         """Return what this operator returns, put together of small operators."""
@@ -229,6 +236,12 @@ class AttentionAdjoint(TensorTupleOp):
 
     def compute(self, g: Array, q: Array, k: Array, v: Array, *others: Array) -> Arrays:
         y, lse = self.attention.remembered((q, k, v, *others))
+        loops = None if self.is_learned else attention_loops(self.attention, q, k, v, others)
+        return self._written_out(g, q, k, v, others, y, lse) if loops is None else loops.adjoints(g, y, lse)
+
+    def _written_out(  # noqa: PLR0917  all operands, and what was found forwards
+        self, g: Array, q: Array, k: Array, v: Array, others: Arrays, y: Array, lse: Array
+    ) -> Arrays:
         xp = array_namespace(q)
         attention, num_queries, num_keys = self.attention, q.shape[-2], k.shape[-2]
         mask = attention.mask(others)

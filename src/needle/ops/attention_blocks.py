@@ -16,7 +16,7 @@ from needle.dtype import is_floating, is_narrow
 from needle.errors import DTypeError, ShapeError
 from needle.ops.broadcasting import broadcast_rule
 
-__all__ = ["MaskSums", "after", "blocks", "check_operands", "join", "kept_weights", "mask_part"]
+__all__ = ["MaskSums", "after", "blocks", "check_operands", "join", "kept_at", "kept_weights", "mask_part"]
 
 
 def blocks(length: int, size: int) -> Iterator[slice]:
@@ -93,22 +93,30 @@ class MaskSums:
 
 
 def kept_weights(seed: Array, lead: Sequence[int], num_queries: int, block: tuple[slice, slice], drop: float) -> Array:
-    """Tell which weights of a block are kept: each with probability 1 − drop, by a hash of its place.
+    """Tell which weights of a block are kept.
 
     Shapes:
-        seed: (2,), of uint32.
         result: (*lead, rows, columns), booleans.
     """
     xp = array_namespace(seed)
-    rows, columns = block
+    rows, columns = (xp.arange(one.start, one.stop, dtype=np.uint32) for one in block)
     heads = xp.reshape(xp.arange(math.prod(lead), dtype=np.uint32), (*lead, 1, 1))
-    row = heads * np.uint32(num_queries) + xp.reshape(
-        xp.arange(rows.start, rows.stop, dtype=np.uint32), (rows.stop - rows.start, 1)
-    )
+    return kept_at(seed, heads, xp.reshape(rows, (-1, 1)), columns, num_queries, drop)
+
+
+def kept_at(  # noqa: PLR0917  a seed, and a place along three axes of certain lengths
+    seed: Array, heads: Array, rows: Array, columns: Array, num_queries: int, drop: float
+) -> Array:
+    """Tell which weights are kept at places: each with probability 1 − drop, by a hash of its place.
+
+    Shapes:
+        seed: (2,), of uint32, as the numbers of heads, rows and columns are.
+        result: what the numbers broadcast to, booleans.
+    """
+    row = heads * np.uint32(num_queries) + rows
     row = _mix(_mix(row ^ seed[0]) ^ seed[1])
     # 2³² over the golden ratio: neighbouring columns lie far apart.
-    column = xp.arange(columns.start, columns.stop, dtype=np.uint32) * np.uint32(0x9E3779B9)
-    return _mix(row + column) < np.uint32(min(round((1 - drop) * 2**32), 2**32 - 1))
+    return _mix(row + columns * np.uint32(0x9E3779B9)) < np.uint32(min(round((1 - drop) * 2**32), 2**32 - 1))
 
 
 def _mix(bits: Array) -> Array:

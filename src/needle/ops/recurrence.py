@@ -153,7 +153,7 @@ class Recurrence(TensorTupleOp):
                 on, kept = step(*inputs)
                 return on, (*on, *kept)
 
-            given = loop(giving, state, (x,), self.reverse)[1]
+            given = loop(giving, state, (x,), backwards=self.reverse)[1]
             return given[: self.num_states], given[self.num_states :]
         steps, all_kept = [], []
         for t in self.ordered(range(x.shape[0])):
@@ -169,7 +169,7 @@ class Recurrence(TensorTupleOp):
         """
         loop = _loop(sequences[0])
         if loop is not None:
-            last, given = loop(step, carried, (*sequences, *kept), not self.reverse)
+            last, given = loop(step, carried, (*sequences, *kept), backwards=not self.reverse)
             return last, given
         steps = []
         for t, one in zip(self.backwards(sequences[0].shape[0]), reversed(kept), strict=True):

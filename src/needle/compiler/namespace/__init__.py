@@ -80,10 +80,20 @@ def after(x: trace.TracedArray, *others: trace.TracedArray) -> trace.TracedArray
     return trace.TracedArray(node)
 
 
-def repeat_step(step: Any, carried: Sequence[Any], sequences: Sequence[Any], backwards: bool = False) -> Any:
+def repeat_step(
+    step: Any,
+    carried: Sequence[Any],
+    sequences: Sequence[Any],
+    *,
+    backwards: bool = False,
+    every: Sequence[int] | None = None,
+    steps: Any = None,
+) -> Any:
     """Return what is carried after the last step, and what all steps give, stacked: a loop (see `repeat`).
 
-    `step` takes what is carried and an element of each sequence, and returns what is carried on and what it gives.
+    `step` takes what is carried and an element of each sequence, and returns what is carried on and what it gives. A
+    sequence goes on `every` so many steps, 1 where nothing is said; the first one says how many there are. Only so many
+    `steps` are made where that is given, a number of int64.
     """
     own, elements = ([trace.as_node(one) for one in side] for side in (carried, sequences))
     inputs = [input_node(one.shape, one.dtype) for one in own]
@@ -93,7 +103,9 @@ def repeat_step(step: Any, carried: Sequence[Any], sequences: Sequence[Any], bac
     body = OpenBody(
         tuple(inputs[:count]), tuple(inputs[count:]), tuple(one.node for one in on), tuple(one.node for one in given)
     )
-    results = results_of(body.node(own, elements, elements[0].shape[0], backwards))
+    length = elements[0].shape[0] * (1 if every is None else every[0])
+    counted = None if steps is None else trace.as_node(steps)
+    results = results_of(body.node(own, elements, length, backwards, every=every, steps=counted))
     return tuple(map(trace.TracedArray, results[:count])), tuple(map(trace.TracedArray, results[count:]))
 
 
