@@ -7,6 +7,7 @@ import random
 import secrets
 import time
 import uuid
+import warnings
 from dataclasses import dataclass, field
 from functools import partial
 from types import ModuleType, SimpleNamespace
@@ -437,18 +438,17 @@ def test_arrays_that_a_program_reads_anew_may_change():
     assert f.cache_info().traces == 1
 
 
-ARRAYS = {"small": 3, "one piece": 20_000, "pieces": 300_001, "sampled": 300_000}
+ARRAYS = {"small": 3, "one piece": 8_000, "pieces": 100_001, "large": 300_000, "very large": 300_001}
 
 
 @pytest.fixture
-def few_compared_whole(request, monkeypatch):
-    if request.node.callspec.params["name"] == "sampled":
+def without_checksums(request, monkeypatch):
+    if request.node.callspec.params["name"] == "very large":
         monkeypatch.setattr(array_guard, "_MOST", 1 << 18)
 
 
 @pytest.mark.parametrize("name", ARRAYS)
-@pytest.mark.filterwarnings("ignore:.* may read numbers of the array")
-def test_arrays_whose_values_are_read_into_python_are_compared(name, few_compared_whole):
+def test_arrays_whose_values_are_read_into_python_are_compared(name, without_checksums):
     array = np.zeros(ARRAYS[name])
     held = {"scale": array, "list": [array]}
     config = SimpleNamespace(scale=array)
@@ -471,7 +471,7 @@ def test_arrays_whose_values_are_read_into_python_are_compared(name, few_compare
         assert "array float64" in f.explain()
 
 
-LARGE = {
+LAYOUTS = {
     "rows": lambda: np.zeros((300, 301)),
     "columns": lambda: np.zeros((300, 301), order="F"),
     "every other": lambda: np.zeros((300, 600))[:, ::2],
@@ -483,9 +483,9 @@ LARGE = {
 }
 
 
-@pytest.mark.parametrize("name", LARGE)
-def test_one_changed_element_of_a_large_array_is_seen(name):
-    array = LARGE[name]()
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_one_changed_element_of_an_array_of_pieces_is_seen(name):
+    array = LAYOUTS[name]()
     f = ndl.jit(lambda x: x * float(array[7, 100]))
     for place in [(7, 100), (0, 0), (-1, -1), (250, 33)]:
         f(tensor(1))
@@ -498,29 +498,34 @@ def test_one_changed_element_of_a_large_array_is_seen(name):
     assert f(tensor(1)).item() == 1
 
 
-def test_swapped_elements_of_a_large_array_are_seen():
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_one_changed_element_of_a_large_array_is_seen_when_its_turn_comes(name, monkeypatch):
+    monkeypatch.setattr(array_guard, "_WHOLE", 1 << 17)
+    monkeypatch.setattr(array_guard, "_SAMPLE", 10)
+    array = LAYOUTS[name]()
+    most = -(-array.nbytes // array_guard._PIECE)
+    f = ndl.jit(lambda x: x * float(array[7, 100]))
+    for _ in range(most + 1):
+        f(tensor(1))
+    assert f.cache_info().traces == 1
+    array[7, 100] = 1
+    with pytest.warns(UserWarning, match="has changed in place.*one of its .* pieces.*Pass it as an argument"):
+        assert [f(tensor(1)).item() for _ in range(most)][-1] == 1
+    with warnings.catch_warnings(action="error"):
+        assert {f(tensor(1)).item() for _ in range(most + 1)} == {1}
+    assert f.cache_info().traces == 2
+    array[7, 100] = 0
+    with pytest.warns(UserWarning, match="has changed in place"):
+        assert [f(tensor(1)).item() for _ in range(most)][-1] == 0
+
+
+def test_swapped_elements_of_an_array_of_pieces_are_seen():
     array = np.zeros(100_000)
     array[[10, 5000 + 10]] = 1, 2
     f = ndl.jit(lambda x: x * float(array[10]))
     assert f(tensor(1)).item() == 1
     array[[10, 5000 + 10]] = 2, 1
     assert f(tensor(1)).item() == 2
-
-
-def test_a_large_array_of_several_names_is_copied_once():
-    array = np.zeros(100_000)
-    one, other = array_guard.values_of(array), array_guard.values_of(array)
-    assert one is other
-    array[3] = 1
-    assert array_guard.values_of(array) is not one
-
-
-def test_an_array_too_large_to_be_compared_is_warned_of(monkeypatch):
-    monkeypatch.setattr(array_guard, "_MOST", 1 << 18)
-    config = SimpleNamespace(table=np.zeros(100_000))
-    with pytest.warns(UserWarning, match="the array in config.table in Python.*: pass the array as an argument"):
-        ndl.jit(lambda x: x * float(config.table[0]))(tensor(1))
-    ndl.jit(lambda x: (x * ndl.Tensor(config.table)).sum())(tensor(1))  # read anew, and not compared
 
 
 def test_an_array_in_the_place_of_one_that_is_read_anew_is_seen():

@@ -9,6 +9,7 @@ import linecache
 import os
 import sys
 import textwrap
+import warnings
 from functools import lru_cache
 from pathlib import Path
 from types import CodeType, FrameType
@@ -25,6 +26,7 @@ __all__ = [
     "uncompiled_error",
     "user_frame",
     "user_source",
+    "warn_user",
 ]
 
 # Where Needle lies.
@@ -88,3 +90,12 @@ def uncompiled_error(what: str, shape_depends_on_values: bool = False) -> TraceE
             what, "keep the shape and choose with ndl.where, or call it outside of the compiled function"
         )
     return trace_error(f"{what} cannot be compiled", "write it with the functions of needle.ops")
+
+
+def warn_user(message: str) -> None:
+    """Warn at the line of the user's program that has called Needle."""
+    source = user_source()
+    if source is None:
+        warnings.warn(message, stacklevel=2)
+    else:
+        warnings.warn_explicit(message, UserWarning, source.file, source.line)

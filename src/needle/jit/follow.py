@@ -89,5 +89,4 @@ def _follow_once(fn: Callable[..., Any], args: Any, kwargs: Any, leaves: list[An
         raise
     before.warn_of_changes(recorder.settings)
     before.warn_of_outside_calls(found.functions)
-    before.warn_of_samples(program.premises.seen())
     return program

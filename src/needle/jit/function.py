@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from typing import Any, Generic, NamedTuple, ParamSpec, TypeVar, overload
 
 from needle import tracing
+from needle.compiler.user_code import warn_user
 from needle.errors import NonFiniteError, SettingError
 from needle.jit import finite
 from needle.jit.arguments import describe_difference, flatten, key_of, keywords_key
@@ -20,7 +21,6 @@ from needle.jit.follow import trace_call
 from needle.jit.forms import form_of
 from needle.jit.lowered import Lowered
 from needle.jit.program import CompiledCall
-from needle.jit.side_effects import warn_user
 
 __all__ = ["CacheInfo", "JitFunction", "disabled", "jit"]
 

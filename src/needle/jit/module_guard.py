@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from needle.jit.array_guard import ArrayValues, values_of
+from needle.jit.array_guard import ArrayValues
 
 __all__ = [
     "ABSENT",
@@ -21,7 +21,6 @@ __all__ = [
     "Difference",
     "ModuleGuard",
     "Snapshot",
-    "arrays_in",
     "difference",
     "fields_of",
     "frozen",
@@ -103,17 +102,8 @@ def frozen(value: Any, inputs: Set[int] = frozenset(), around: tuple[int, ...] =
         around: the ids of what the value lies in.
     """
     if isinstance(value, np.ndarray):
-        return value if id(value) in inputs else values_of(value)
+        return value if id(value) in inputs else ArrayValues(value)
     return Snapshot(value, inputs, around) if _may_change(value) and id(value) not in around[-DEEPEST:] else value
-
-
-def arrays_in(before: Any) -> Iterator[ArrayValues]:
-    """Yield what arrays held in what `frozen` returned."""
-    if type(before) is ArrayValues:
-        yield before
-    elif type(before) is Snapshot:
-        for one in before.held.values():
-            yield from arrays_in(one)
 
 
 def difference(before: Any, now: Any) -> Difference | None:

@@ -6,7 +6,7 @@ another object, each guard compares in its own way, and says what has changed.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from needle import autograd, tracing
@@ -63,14 +63,6 @@ class Premises:
             if changed is not None:
                 return changed
         return self._module_mismatch() or _inequality(self._equal)
-
-    def seen(self) -> Iterator[tuple[str, Any]]:
-        """Yield names of what the function may have read, each with what the value is compared with."""
-        for one in self.objects:
-            if isinstance(one, ObjectGuard):
-                yield one.what, one.expected
-        for module, name, held in self.modules.held:
-            yield f"{type(module).__name__}.{name}", held
 
     def _are_same(self) -> bool:
         try:

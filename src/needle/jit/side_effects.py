@@ -8,20 +8,20 @@ from __future__ import annotations
 
 import random
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
 from needle.autograd import Value
 from needle.compiler import TracedArray
-from needle.compiler.user_code import user_source
+from needle.compiler.user_code import warn_user
 from needle.errors import TraceError
 from needle.jit.free_objects import free_objects
-from needle.jit.module_guard import ABSENT, Difference, arrays_in, same
+from needle.jit.module_guard import ABSENT, Difference, same
 from needle.jit.outside_calls import calls_in, draws_in
 
-__all__ = ["BeforeTrace", "settings_of", "warn_user"]
+__all__ = ["BeforeTrace", "settings_of"]
 
 _SETTINGS = (bool, int, float, str)
 
@@ -106,19 +106,6 @@ class BeforeTrace:
                     "module, an nn.Buffer), or change it outside of the function"
                 )
 
-    def warn_of_samples(self, seen: Iterable[tuple[str, Any]]) -> None:
-        """Warn of arrays that are too large to be compared in each call.
-
-        Args:
-            seen: what the function may have read, as names and what `frozen` has made of the values.
-        """
-        for what in dict.fromkeys(what for what, before in seen for one in arrays_in(before) if one.is_sample):
-            warn_user(
-                f"{self.name} may read numbers of the array in {what} in Python. It is so large that only a sample is "
-                "compared in each call, and the change of a single number may go unnoticed: pass the array as an "
-                "argument, or make a Tensor of it inside of the function"
-            )
-
 
 def settings_of(module: Any) -> dict[str, Any]:
     """Return the numbers and strings among a module's attributes."""
@@ -152,12 +139,3 @@ def _set_state(generator: Any, state: Any) -> None:
         generator.setstate(state)
     else:
         generator.bit_generator.state = state
-
-
-def warn_user(message: str) -> None:
-    """Warn at the line of the user's program that has called Needle."""
-    source = user_source()
-    if source is None:
-        warnings.warn(message, stacklevel=2)
-    else:
-        warnings.warn_explicit(message, UserWarning, source.file, source.line)
