@@ -97,6 +97,127 @@ def test_clipping_comes_after_dividing():
     np.testing.assert_allclose(w.numpy(), [2.4, 3.2], rtol=1e-6)
 
 
+def in_one(w, opt, scaler):
+    def step(x):
+        opt.reset_grad()
+        scaler.scale((w * x).sum()).backward()
+        scaler.unscale(opt)
+        norm = opt.clip_grad_norm(1.0)
+        return norm, scaler.step(opt)
+
+    return step
+
+
+def in_two(w, opt, scaler):
+    @ndl.jit
+    def backward(x):
+        opt.reset_grad()
+        scaler.scale((w * x).sum()).backward()
+        scaler.unscale(opt)
+        return opt.clip_grad_norm(1.0)
+
+    made = ndl.jit(lambda: scaler.step(opt))
+    return lambda x: (backward(x), made())
+
+
+WAYS = {"eager": in_one, "compiled": lambda *all: ndl.jit(in_one(*all)), "compiled in two": in_two}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_gradients_are_clipped_between_dividing_and_the_step(way):
+    w = parameter(3.0, 4.0)
+    opt, scaler = optim.SGD([w], lr=1.0), optim.GradScaler(scale=1024.0)
+    step = WAYS[way](w, opt, scaler)
+    good, bad = (ndl.Tensor([c, 4.0], dtype="float32", requires_grad=False) for c in (3.0, np.inf))
+    weights = [3.0, 4.0]
+    for x, is_made, scale in ((good, True, 1024), (bad, False, 512), (good, True, 512), (bad, False, 256)):
+        norm, made = step(x)
+        assert made.item() == is_made
+        if is_made:
+            np.testing.assert_allclose(norm.numpy(), 5, rtol=1e-6)
+            np.testing.assert_allclose(w.grad.numpy(), [0.6, 0.8], rtol=1e-6)
+            weights = [one - g for one, g in zip(weights, (0.6, 0.8), strict=True)]
+        np.testing.assert_allclose(w.numpy(), weights, rtol=1e-6)
+        assert scaler.state_dict()["scale"] == scale
+    if way == "compiled":
+        assert step.cache_info().traces == 1
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_an_infinity_is_remembered_whatever_becomes_of_the_gradient(compiled):
+    w = parameter(1.0)
+    opt, scaler = optim.SGD([w], lr=1.0), optim.GradScaler()
+
+    def step(x):
+        opt.reset_grad()
+        scaler.scale((w * x).sum()).backward()
+        finite = scaler.unscale(opt)
+        opt.clip_grad_value(1.0)
+        return finite, scaler.step(opt)
+
+    finite, made = (ndl.jit(step) if compiled else step)(ndl.Tensor([np.inf], dtype="float32", requires_grad=False))
+    assert (finite.item(), made.item(), w.item(), w.grad.item()) == (False, False, 1, 1)
+
+
+def test_a_step_alone_and_one_after_dividing_are_told_apart():
+    w = parameter(8.0)
+    opt, scaler = optim.SGD([w], lr=1.0), optim.GradScaler(scale=4.0)
+    step = ndl.jit(lambda: scaler.step(opt))
+    for divides in (False, True, True, False):
+        opt.reset_grad()
+        scaler.scale(w.sum()).backward()
+        if divides:
+            scaler.unscale(opt)
+        step()
+        assert w.grad.item() == 1
+    assert w.item() == 4
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_dividing_twice_before_a_step_is_refused(compiled):
+    w = parameter(2.0)
+    opt, scaler = optim.SGD([w], lr=1.0), optim.GradScaler(scale=4.0)
+
+    def backward(times):
+        opt.reset_grad()
+        scaler.scale(w.sum()).backward()
+        for _ in range(times):
+            scaler.unscale(opt)
+
+    run = ndl.jit(backward) if compiled else backward
+    with pytest.raises(GradientError, match=r"GradScaler\.unscale: .* are divided already"):
+        run(2)
+    if compiled:  # nothing of a call that failed has happened
+        run(1)
+    assert scaler.step(opt).item()
+    run(1)
+    assert scaler.step(opt).item()
+    assert w.item() == 0
+
+
+def test_optimizers_are_divided_each_by_itself():
+    v, w = parameter(1.0), parameter(1.0)
+    first, second = optim.SGD([v], lr=0.5), optim.SGD([w], lr=0.5)
+    scaler = optim.GradScaler(scale=1024.0)
+    scaler.scale((v * np.inf + w * 2).sum()).backward()
+    scaler.unscale(first)
+    made = [scaler.step(opt, update=False) for opt in (first, second)]
+    scaler.update(*made)
+    assert ([one.item() for one in made], v.item(), w.item()) == ([False, True], 1, 0)
+    assert scaler.state_dict()["scale"] == 512
+
+
+def test_dividing_nothing_is_refused_and_disabled_does_nothing():
+    w = parameter(2.0)
+    opt, scaler = optim.SGD([w], lr=1.0), optim.GradScaler(enabled=False)
+    with pytest.raises(GradientError, match=r"GradScaler\.unscale: no parameter .* call backward\(\) first"):
+        optim.GradScaler().unscale(opt)
+    scaler.scale(w.sum()).backward()
+    for _ in range(2):
+        assert scaler.unscale(opt).item()
+    assert w.grad.item() == 1
+
+
 def test_disabled_is_a_plain_step():
     w, scaler = parameter(2.0), optim.GradScaler(enabled=False)
     opt = optim.SGD([w], lr=0.5)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+
 from needle.autograd import Tensor
 from needle.device import Array, array_namespace
 from needle.dtype import float32, float64, is_narrow
@@ -27,7 +29,8 @@ def clip_norm(parameters: Sequence[Tensor], max_norm: float) -> Tensor:
     # 1e-300 stands in for a norm of 0, at which any factor leaves the gradients at 0.
     factor = xp.minimum(1.0, float(max_norm) / xp.maximum(norm, 1e-300))
     for parameter, g in zip(parameters, gradients, strict=True):
-        scaled = g * xp.asarray(factor, dtype=float32 if is_narrow(g.dtype) else g.dtype)
+        with np.errstate(invalid="ignore"):  # ∞ · 0, where a gradient is not finite
+            scaled = g * xp.asarray(factor, dtype=float32 if is_narrow(g.dtype) else g.dtype)
         parameter.grad = Tensor.make_const(xp.asarray(scaled, dtype=g.dtype))
     return Tensor.make_const(xp.asarray(norm))
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+import weakref
 from collections.abc import Mapping
-from functools import reduce
+from functools import partial, reduce
 from operator import and_
 from typing import Any
 
@@ -12,11 +13,12 @@ import numpy as np
 
 from needle.autograd import Tensor
 from needle.device import Array, array_namespace
-from needle.dtype import float32, int32, is_narrow
+from needle.dtype import bool_, float32, int32, is_narrow
 from needle.errors import CheckpointError, DTypeError, GradientError, SettingError
 from needle.ops import multiply
 from needle.optim import clipping
 from needle.optim.optimizer import Optimizer
+from needle.tracing import Recorder, guard, host_effect, made_state, recorder
 
 __all__ = ["GradScaler"]
 
@@ -90,6 +92,7 @@ class GradScaler:
         self.enabled = enabled
         self.scale_factor = Tensor(scale, dtype=float32, requires_grad=False)
         self.good_steps = Tensor(0, dtype=int32, requires_grad=False)
+        self._divided: dict[Optimizer, _Divided] = {}
 
     def scale(self, loss: Tensor) -> Tensor:
         """Return s · loss, in float32 where the loss is float16 or bfloat16: call `backward` on it.
@@ -104,8 +107,51 @@ class GradScaler:
         factor = self.scale_factor
         return multiply(loss, factor if is_narrow(loss.dtype) else factor.astype(loss.dtype))
 
+    def unscale(self, optimizer: Optimizer) -> Tensor:
+        """Divide the gradients by s now, and not in `step`: for what looks at them or changes them in between.
+
+        Once after each `backward`, before the optimizer's step, which does not divide again. It is left out where a
+        gradient is not finite here, whatever becomes of the gradient until then.
+
+        Args:
+            optimizer: whose parameters have gradients of a scaled loss.
+
+        Returns:
+            Whether all are finite: a bool Tensor of no axes.
+
+        Raises:
+            GradientError: no parameter has a gradient; or they are divided already, and no step has been made since.
+
+        Example:
+            >>> import needle as ndl
+            >>> w = ndl.Tensor([2.0], dtype="float32")
+            >>> opt, scaler = ndl.optim.SGD([w], lr=0.5), ndl.optim.GradScaler()
+            >>> scaler.scale((w * w).sum()).backward()
+            >>> scaler.unscale(opt)
+            needle.Tensor(True)
+            >>> opt.clip_grad_norm(1.0)
+            needle.Tensor(4.0)
+            >>> scaler.step(opt)
+            needle.Tensor(True)
+            >>> w
+            needle.Tensor([1.5])
+        """
+        parameters = _with_gradient(optimizer, "unscale")
+        if not self.enabled:
+            return Tensor(True, requires_grad=False)
+        divided = self._divided_of(optimizer, parameters[0])
+        if divided.is_known():
+            raise GradientError(
+                "GradScaler.unscale: the gradients of this optimizer are divided already: call unscale() once after "
+                "backward(), then step()"
+            )
+        self._unscale(parameters)
+        finite = _all_finite(parameters)
+        divided.note(finite)
+        return finite
+
     def step(self, optimizer: Optimizer, max_norm: float | None = None, update: bool = True) -> Tensor:
-        """Divide the gradients by s, step where all are finite, and adjust s.
+        """Divide the gradients by s unless `unscale` did, step where all were finite then, and adjust s.
 
         Args:
             optimizer: whose parameters have gradients of a scaled loss. They keep the divided ones.
@@ -119,16 +165,18 @@ class GradScaler:
             GradientError: no parameter has a gradient.
             SettingError: `max_norm` is not above 0.
         """
-        parameters = list(dict.fromkeys(one for one in optimizer.params if one.grad is not None))
-        if not parameters:
-            raise GradientError("GradScaler.step: no parameter of the optimizer has a gradient: call backward() first")
+        parameters = _with_gradient(optimizer, "step")
         if not self.enabled:
             if max_norm is not None:
                 clipping.clip_norm(parameters, max_norm)
             optimizer.step()
             return Tensor(True, requires_grad=False)
-        self._unscale(parameters)
-        finite = _all_finite(parameters)
+        divided = self._divided_of(optimizer, parameters[0])
+        if divided.is_known():
+            finite = divided.forget()
+        else:
+            self._unscale(parameters)
+            finite = _all_finite(parameters)
         if max_norm is not None:
             clipping.clip_norm(parameters, max_norm)
         optimizer.step_if(finite)
@@ -149,6 +197,15 @@ class GradScaler:
             raise SettingError("GradScaler.update: takes what step returned, of one optimizer or more; got nothing")
         if self.enabled:
             self._adjust(reduce(and_, (one.realize_cached_data() for one in made)))
+
+    def _divided_of(self, optimizer: Optimizer, parameter: Tensor) -> _Divided:
+        if optimizer not in self._divided:
+            # From an array of the device, and read once: so it is state in a trace too, and not a result.
+            finite = Tensor.make_const(parameter.device.ones(dtype=bool_))
+            finite.realize_cached_data()
+            self._divided[optimizer] = _Divided(finite)
+            made_state(partial(self._divided.pop, optimizer, None))
+        return self._divided[optimizer]
 
     def _unscale(self, parameters: list[Tensor]) -> None:
         factor = self.scale_factor.realize_cached_data()
@@ -186,6 +243,51 @@ class GradScaler:
             raise CheckpointError(f"GradScaler: no state of a scaler: scale {scale!r}, good_steps {good_steps!r}")
         self.scale_factor.cached_data = np.asarray(saved["scale"], dtype=float32)
         self.good_steps.cached_data = np.asarray(saved["good_steps"], dtype=int32)
+
+
+class _Divided:
+    """Whether an optimizer's gradients were divided since its last step, and whether they were finite then.
+
+    The first is the program's course and the second a value. So a compiled function that begins where the gradients
+    are divided already is another one than where they are not; what it does itself it knows without a question.
+    """
+
+    def __init__(self, finite: Tensor) -> None:
+        self.finite = finite
+        self.is_divided = False
+        self._asked_in: weakref.ref[Recorder] | None = None
+
+    def is_known(self) -> bool:
+        """Tell whether the gradients were divided."""
+        current = recorder()
+        if current is not None and (self._asked_in is None or self._asked_in() is not current):
+            guard(self._read, "whether an optimizer's gradients are divided by the loss's scale")
+            self._asked_in = weakref.ref(current)
+        return self.is_divided
+
+    def note(self, finite: Tensor) -> None:
+        """Note that they were."""
+        self.finite.cached_data = finite.realize_cached_data()
+        host_effect(partial(self._set, True), partial(self._set, False))
+
+    def forget(self) -> Tensor:
+        """Return whether they were finite, and expect new ones."""
+        host_effect(partial(self._set, False), partial(self._set, True))
+        return Tensor.make_const(self.finite.realize_cached_data())
+
+    def _read(self) -> bool:
+        return self.is_divided
+
+    def _set(self, is_divided: bool) -> None:
+        self.is_divided = is_divided
+
+
+def _with_gradient(optimizer: Optimizer, name: str) -> list[Tensor]:
+    """Return the parameters that have a gradient, each once."""
+    parameters = list(dict.fromkeys(one for one in optimizer.params if one.grad is not None))
+    if not parameters:
+        raise GradientError(f"GradScaler.{name}: no parameter of the optimizer has a gradient: call backward() first")
+    return parameters
 
 
 def _is_number(value: object) -> bool:
