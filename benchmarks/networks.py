@@ -386,16 +386,18 @@ NETWORKS = {
 # --------------------------------------------------------------------------------------------------- steps
 
 
-def needle_step(network: Network, compiled: bool = True) -> Step:
-    """Return what makes one step on the next batch and tells the loss."""
+def needle_step(network: Network, compiled: bool = True, dtype: str = "float32") -> Step:
+    """Return what makes one step on the next batch and tells the loss; products are of a dtype."""
     model, loss_fn = network.model(), nn.SoftmaxLoss()
     kind = ndl.optim.AdamW if network.decays else ndl.optim.Adam
     optimizer = kind(model.parameters(), lr=LEARNING_RATE, weight_decay=DECAY if network.decays else 0.0)
+    is_narrow = dtype != "float32"
     batches = cycle([tuple(ndl.Tensor(one, requires_grad=False) for one in pair) for pair in network.batches()])
 
     def step(x: ndl.Tensor, y: ndl.Tensor) -> ndl.Tensor:
         optimizer.reset_grad()
-        loss = loss_fn(model(x), y)
+        with ndl.autocast(dtype if is_narrow else "bfloat16", enabled=is_narrow):
+            loss = loss_fn(model(x), y)
         loss.backward()
         optimizer.step()
         return loss
@@ -404,7 +406,9 @@ def needle_step(network: Network, compiled: bool = True) -> Step:
     return lambda: run(*next(batches)).item()
 
 
-def torch_step(network: Network, compiled: bool, threads: int, channels_last: bool = False) -> Step:
+def torch_step(
+    network: Network, compiled: bool, threads: int, channels_last: bool = False, dtype: str = "float32"
+) -> Step:
     """Return the same for PyTorch."""
     import torch
 
@@ -422,7 +426,8 @@ def torch_step(network: Network, compiled: bool, threads: int, channels_last: bo
     batches = cycle(data)
 
     def loss_of(x: Any, y: Any) -> Any:
-        return torch.nn.functional.cross_entropy(model(x), y)
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=dtype == "bfloat16"):
+            return torch.nn.functional.cross_entropy(model(x), y)
 
     forward = torch.compile(loss_of, dynamic=False) if compiled else loss_of
     update = torch.compile(optimizer.step, dynamic=False) if compiled else optimizer.step
