@@ -68,6 +68,7 @@ def test_another_graph_has_another_plan(made, other):
 def test_what_may_be_overwritten_is_part_of_the_name():
     graph = compile_function(lambda x: x + 1, X).graph
     assert plan_name(graph, {}) != plan_name(graph, {0: 0})
+    assert plan_name(graph, {}) != plan_name(graph, {}, [0])
     assert plan_name(graph, {}) == plan_name(graph, {})
 
 

@@ -31,16 +31,21 @@ class Executable:
     Args:
         graph: what to compute.
         may_overwrite: for the number of an output, the number of an input that its values may be written over.
+        drawn: the numbers of the inputs, arrays of float64, that the program fills with random numbers, in this order,
+            if it is told how (see `draws`).
 
     Attributes:
         overwrites: those of `may_overwrite` that came about: the output lies where the input lay.
         input_count: how many arrays the program is given.
         output_start: where the outputs' addresses begin among those of all arrays.
         output_kinds: each output's shape and dtype.
+        generator: the pair that tells how `drawn` are filled: two integers, set to 0 where they are filled already.
     """
 
-    def __init__(self, graph: Graph, may_overwrite: Mapping[int, int] | None = None) -> None:
+    def __init__(self, graph: Graph, may_overwrite: Mapping[int, int] | None = None, drawn: Sequence[int] = ()) -> None:
         self.graph = graph
+        self._drawn = tuple(drawn)
+        self.generator = np.zeros(2, dtype=np.int64)
         self._may_overwrite = dict(may_overwrite or {})
         self._plan, code = self._from_disk() or self._compiled()
         self._address, self._code = load_modules(code, "program")
@@ -54,7 +59,7 @@ class Executable:
 
     def _from_disk(self) -> tuple[Plan, bytes] | None:
         """Return the plan and the machine code that another process has left; None where either is not there."""
-        self._plan_name = plan_name(self.graph, self._may_overwrite)
+        self._plan_name = plan_name(self.graph, self._may_overwrite, self._drawn)
         plan = None if self._plan_name is None else read_plan(self._plan_name)
         code = None if plan is None else read_entry(plan.code)
         return None if plan is None or code is None else (plan, code)
@@ -83,7 +88,7 @@ class Executable:
     def _stages(self) -> Stages:
         from needle.compiler.stages import Stages  # noqa: PLC0415  a program from disk does without
 
-        return Stages(self.graph, self._may_overwrite)
+        return Stages(self.graph, self._may_overwrite, self._drawn)
 
     @property
     def simplified(self) -> Graph:
@@ -123,14 +128,16 @@ class Executable:
         return [np.empty(shape, dtype) for shape, dtype in self.output_kinds]
 
     def new_addresses(self) -> NDArray[np.uintp]:
-        """Make the list of all arrays' addresses, those of the program's own constants filled in."""
-        addresses = np.zeros(self.output_start + len(self.output_kinds), dtype=np.uintp)
+        """Make the list of the addresses of inputs, constants and outputs, the program's own arrays filled in."""
+        count = self.output_start + len(self.output_kinds)
+        addresses = np.zeros(count + bool(self._drawn), dtype=np.uintp)
+        addresses[count:] = address_of(self.generator)
         for number, array in enumerate(self._constants, self.input_count):
             addresses[number] = address_of(array)
         return addresses
 
     def run(self, addresses: NDArray[np.uintp]) -> None:
-        """Run the program on arrays at these addresses: inputs, constants, outputs. They are without gaps."""
+        """Run the program on arrays at these addresses, listed as by `new_addresses`. They are without gaps."""
         self.run_at(address_of(addresses))
 
     def run_at(self, addresses: int) -> None:

@@ -20,7 +20,10 @@ from needle.compiler.cache import cached_object
 from needle.compiler.host import host
 from needle.compiler.native import compile_object, load_object
 
-__all__ = ["fill_uniform"]
+__all__ = ["Stream", "fill_uniform"]
+
+# Of NumPy's generator: 624 words of 32 bits, and the position of the next one.
+_STATE_BYTES = 625 * 4
 
 
 def fill_uniform(bit_generator: Any, out: NDArray[np.float64]) -> None:
@@ -29,11 +32,37 @@ def fill_uniform(bit_generator: Any, out: NDArray[np.float64]) -> None:
         _code().fill(bit_generator.ctypes.state_address, out.ctypes.data, out.size)
 
 
+class Stream:
+    """A generator of NumPy's as compiled code uses it: a function that fills arrays with its next draws, and its state.
+
+    Attributes:
+        lock: to be held while draws are made.
+        function: where the function void (ptr state, ptr out, i64 count) lies.
+        state: where the state lies.
+    """
+
+    __slots__ = ("function", "lock", "state")
+
+    def __init__(self, bit_generator: Any) -> None:
+        self.lock = bit_generator.lock
+        self.function = _code().address
+        self.state: int = bit_generator.ctypes.state_address
+
+    def save(self) -> bytes:
+        """Return the state."""
+        return ctypes.string_at(self.state, _STATE_BYTES)
+
+    def restore(self, saved: bytes) -> None:
+        """Go back to a state that `save` returned."""
+        with self.lock:
+            ctypes.memmove(self.state, saved, _STATE_BYTES)
+
+
 class _Code:
     def __init__(self) -> None:
         text = _spelt_out(_TEXT) + f'attributes #0 = {{ {host().attributes} "target-features"="{host().features}" }}\n'
-        address, self.engine = load_object(cached_object(text, compile_object), "fill")
-        self.fill = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64)(address)
+        self.address, self.engine = load_object(cached_object(text, compile_object), "fill")
+        self.fill = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64)(self.address)
 
 
 @cache

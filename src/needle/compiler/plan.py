@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -50,7 +50,7 @@ class Plan:
     constants: tuple[NDArray[Any], ...]
 
 
-def plan_name(graph: Graph, may_overwrite: Mapping[int, int]) -> str | None:
+def plan_name(graph: Graph, may_overwrite: Mapping[int, int], drawn: Sequence[int] = ()) -> str | None:
     """Return the name of a graph's plan; None where it has none, as what it depends on has no text to tell it by."""
     compiler = _compiler_text()
     if compiler is None:
@@ -59,7 +59,7 @@ def plan_name(graph: Graph, may_overwrite: Mapping[int, int]) -> str | None:
         described = _described(graph)
     except TypeError:
         return None
-    around = repr((host(), available_processors(), np.__version__, sorted(may_overwrite.items())))
+    around = repr((host(), available_processors(), np.__version__, sorted(may_overwrite.items()), [*drawn]))
     return entry_name("plan", compiler, around, described)
 
 

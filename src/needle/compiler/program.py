@@ -18,6 +18,7 @@ from operator import itemgetter
 from needle.compiler.alike import Renderings
 from needle.compiler.bands import render_in_bands
 from needle.compiler.borders import render_bordered
+from needle.compiler.draws import GENERATOR, render_draws
 from needle.compiler.host import Host
 from needle.compiler.ir import Function
 from needle.compiler.lanes import LaneStep, in_lanes
@@ -66,17 +67,21 @@ class Module:
     timed: tuple[str, ...] = ()
 
 
-def render_program(program: Program, host: Host, is_timed: bool = False) -> Module:
-    """Write a program as LLVM IR; one that counts the time that its steps take where `is_timed`."""
+def render_program(program: Program, host: Host, is_timed: bool = False, drawn: Sequence[int] = ()) -> Module:
+    """Write a program as LLVM IR; one that counts the time that its steps take where `is_timed`.
+
+    The inputs of the numbers `drawn` it fills itself, in this order (see `draws`).
+    """
     steps = in_lanes(program, available_processors())
     rendered, loops, inside = _render_steps(steps, host)
     phases = share_functions([phase for phase in rendered if phase.parts > 0])
     of_steps = {buffer for one in steps for buffer in (*one.step.reads(), *one.step.writes())}
-    phases = share_packed(phases, of_steps)
+    phases = [*render_draws([program.inputs[number] for number in drawn]), *share_packed(phases, of_steps)]
     outside = [
         *program.inputs,
         *(buffer for buffer, _ in program.constants),
         *(buffer for buffer, _ in program.outputs),
+        *[GENERATOR][: len(drawn)],
     ]
     known = set(outside)
     rounds = postpone(make_rounds(phases), known)

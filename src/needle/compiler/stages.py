@@ -6,7 +6,7 @@ longer to load and to run than all else in a process's first call: who runs a pr
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from needle.compiler.block_moments import find_moments_in_blocks
 from needle.compiler.clipping import without_products_of_zeros
@@ -40,6 +40,7 @@ class Stages:
     Args:
         graph: what to compute.
         may_overwrite: for the number of an output, the number of an input that its values may be written over.
+        drawn: the numbers of the inputs that the program fills with random numbers, in order.
 
     Attributes:
         simplified: the graph, simplified.
@@ -48,14 +49,14 @@ class Stages:
         module: the kernels as LLVM's text.
     """
 
-    def __init__(self, graph: Graph, may_overwrite: Mapping[int, int]) -> None:
+    def __init__(self, graph: Graph, may_overwrite: Mapping[int, int], drawn: Sequence[int] = ()) -> None:
         self.simplified = _simplified(_with_loops(graph) if has_loops(graph) else graph)
         program = without_products_of_zeros(
             without_borders(schedule(with_activations_again(self.simplified, host())), host()), host()
         )
         program, self.overwrites = overwrite_inputs(program, may_overwrite)
         self.program: Program = keep_inside(program)
-        self.module: Module = render_program(self.program, host())
+        self.module: Module = render_program(self.program, host(), drawn=drawn)
 
 
 def _simplified(graph: Graph) -> Graph:

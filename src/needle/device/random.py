@@ -12,16 +12,20 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from needle import tracing
 
+if TYPE_CHECKING:
+    from needle.compiler.mersenne import Stream
+
 __all__ = [
     "DrawTape",
     "get_state",
+    "is_uniform",
     "permutation",
     "rand",
     "randint",
@@ -30,6 +34,7 @@ __all__ = [
     "seed",
     "set_raw_state",
     "set_state",
+    "uniform_stream",
 ]
 
 _philox: np.random.Generator | None = None
@@ -143,6 +148,19 @@ def set_raw_state(states: tuple[Any, Any, Any]) -> None:
     np.random.set_state(numpy_state)
     if _philox is not None:
         _philox.bit_generator.state = philox_state
+
+
+def uniform_stream() -> Stream | None:
+    """Return the generator that `rand` draws from as compiled code uses it; None where it cannot."""
+    from needle.compiler.mersenne import Stream  # noqa: PLC0415  compiled: only for who compiles anyway
+
+    generator = np.random.get_bit_generator()  # type: ignore[attr-defined]
+    return Stream(generator) if _philox is None and isinstance(generator, np.random.MT19937) else None
+
+
+def is_uniform(fill: Callable[[NDArray[Any]], None] | None) -> bool:
+    """Tell whether what fills an array draws what `rand` does."""
+    return fill is _fill_uniform
 
 
 def _fill_uniform(out: NDArray[np.float64]) -> None:

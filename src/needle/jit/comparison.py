@@ -108,7 +108,7 @@ def compare_with_eager(
         return without_graph(fn(*args, **kwargs))
     first = _first_difference(program, leaves, results.found) or _beside_operators(program, leaves, what)
     if after.draws != now.draws and what.text != _DRAWS:
-        first += ", and so do the random numbers that were drawn"
+        first += ", and the random numbers that were drawn differ too"
     before.go_back()
     raise CompileError(
         f"the compiled call differs from the eager one in {what.text}{first}. State is as before the call"

@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +25,9 @@ from needle.jit.premises import Mismatch, Premises, number_mismatch
 from needle.jit.recorder import Recorder
 from needle.jit.result_memory import ResultMemory
 from needle.jit.results import Results, Sources, find_tensor
+
+if TYPE_CHECKING:
+    from needle.compiler.mersenne import Stream
 
 __all__ = ["CompiledCall"]
 
@@ -70,9 +73,16 @@ class CompiledCall:
         from needle.compiler.executable import Executable  # noqa: PLC0415  LLVM is loaded when first needed
 
         start = time.perf_counter()
-        self.executable = Executable(self.graph, self._may_overwrite)
+        self.executable = Executable(self.graph, self._may_overwrite, self._drawn_inside())
         self.seconds = time.perf_counter() - start
         self._prepare()
+
+    def _drawn_inside(self) -> list[int]:
+        """Return the numbers of the inputs that the program can draw itself: all draws, in their order, or none."""
+        number_of = {source: number for number, (_, source) in enumerate(self.recorder.inputs)}
+        draws = [action for action in self.recorder.before if isinstance(action, Draw)]
+        self.draws_inside = bool(draws) and all(random.is_uniform(one.fill) for one in draws)
+        return [number_of[one] for one in draws] if self.draws_inside else []
 
     def _prepare(self) -> None:
         """Sort inputs and outputs by where they come from and go to."""
@@ -185,15 +195,17 @@ class CompiledCall:
         """Run the program on a call's arguments, and put what it computed in place."""
         with self.lock:
             done: list[Effect] = []
-            draws = random.raw_state() if self.draws else None
+            # Who looks at a call before it runs wants to see what it draws.
+            stream = random.uniform_stream() if self.draws_inside and self.look is None else None
+            before: Any = stream.save() if stream else random.raw_state() if self.draws else None
             try:
                 self._bind_arguments(leaves)
                 if self.has_more_inputs:
-                    self._bind_other_inputs(leaves, done)
+                    self._bind_other_inputs(leaves, done, draws=stream is None)
                 if self.look is not None:
                     self.look(self)
                 self._bind_outputs(leaves)
-                self.executable.run_at(self.list_of_addresses)
+                self._run(stream)
                 for output, check in self.late:
                     check(self.outputs[output])
                 for answer, number, check in self.answers:
@@ -202,12 +214,27 @@ class CompiledCall:
             except BaseException:
                 for effect in reversed(done):
                     effect.undo()
-                if draws is not None:
-                    random.set_raw_state(draws)
+                if stream is not None:
+                    stream.restore(before)
+                elif self.draws:
+                    random.set_raw_state(before)
                 raise
             for number in self.passing:
                 self.bound[number] = None  # may be somebody else's to write again
             return self._finish(leaves)
+
+    def _run(self, stream: Stream | None) -> None:
+        """Run the program, which draws from a stream where there is one."""
+        if stream is None:
+            self.executable.run_at(self.list_of_addresses)
+            return
+        generator = self.executable.generator
+        with stream.lock:
+            generator[:] = stream.function, stream.state
+            try:
+                self.executable.run_at(self.list_of_addresses)
+            finally:
+                generator[:] = 0
 
     def bind_inputs(self, leaves: Sequence[Any]) -> None:
         """Make the inputs of a call what they would be, without running it; effects beside computing happen."""
@@ -235,7 +262,7 @@ class CompiledCall:
             if bound[number] is not array:
                 self._bind(number, array)
 
-    def _bind_other_inputs(self, leaves: Sequence[Any], done: list[Effect]) -> None:
+    def _bind_other_inputs(self, leaves: Sequence[Any], done: list[Effect], draws: bool = True) -> None:
         for number, array in self.host_arrays:
             self._bind(number, np.ascontiguousarray(array))
         for state in self.moved:
@@ -245,7 +272,8 @@ class CompiledCall:
         numbers = []
         for action in self.recorder.before:
             if isinstance(action, Draw):
-                self._draw(action)
+                if draws:
+                    self._draw(action)
             elif isinstance(action, Effect):
                 action.do()
                 done.append(action)
