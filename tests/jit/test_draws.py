@@ -1,10 +1,13 @@
 """Draws that a compiled program makes itself are the plain function's, from the same generator, in the same order."""
 
+import threading
+
 import numpy as np
 import pytest
 
 import needle as ndl
 from needle.compiler.thread_count import set_num_threads
+from needle.jit.program import CompiledCall
 
 
 def uniform(x):
@@ -107,6 +110,26 @@ def test_a_call_that_fails_after_it_has_drawn_takes_the_draws_back(x, monkeypatc
     monkeypatch.undo()
     for one, other in zip(found(compiled, x), expected, strict=True):
         np.testing.assert_array_equal(one, other)
+
+
+def test_nobody_who_draws_in_another_thread_waits_for_a_program(x, monkeypatch):
+    compiled = ndl.jit(uniform)
+    np.random.seed(7)
+    expected = found(uniform, x)
+    compiled(x)
+    drawn_inside, run, over = [], CompiledCall._run, threading.Event()
+    monkeypatch.setattr(CompiledCall, "_run", lambda self, stream: drawn_inside.append(stream) or run(self, stream))
+    other = threading.Thread(target=over.wait)
+    other.start()
+    try:
+        np.random.seed(7)
+        results = found(compiled, x)
+    finally:
+        over.set()
+        other.join()
+    assert drawn_inside == [None] * 3
+    for one, two in zip(results, expected, strict=True):
+        np.testing.assert_allclose(one, two, rtol=1e-5)
 
 
 def test_looking_at_a_program_draws_nothing(x):

@@ -15,7 +15,7 @@ from needle.compiler.cache import cached_object, object_name, read_entry
 from needle.compiler.graph import Graph
 from needle.compiler.native import compile_modules, load_modules
 from needle.compiler.plan import Plan, plan_name, read_plan, write_plan
-from needle.compiler.runtime import run_program
+from needle.compiler.runtime import is_only_thread, run_program
 
 if TYPE_CHECKING:
     from needle.compiler.program import Module
@@ -135,6 +135,11 @@ class Executable:
         for number, array in enumerate(self._constants, self.input_count):
             addresses[number] = address_of(array)
         return addresses
+
+    @property
+    def may_draw(self) -> bool:
+        """Whether the program is to draw itself: the generator is locked while it runs, which no thread shall feel."""
+        return bool(self._drawn) and is_only_thread()
 
     def run(self, addresses: NDArray[np.uintp]) -> None:
         """Run the program on arrays at these addresses, listed as by `new_addresses`. They are without gaps."""

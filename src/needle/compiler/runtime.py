@@ -17,7 +17,7 @@ import numpy as np
 from needle.compiler import board
 from needle.compiler.thread_count import get_num_threads
 
-__all__ = ["run_program"]
+__all__ = ["is_only_thread", "run_program"]
 
 
 # Nanoseconds since the last program within which one that is short wakes workers: more of them will follow.
@@ -81,6 +81,11 @@ def _start_over() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_start_over)
+
+
+def is_only_thread() -> bool:
+    """Tell whether no other thread runs Python than this one: those of the pool do not."""
+    return threading.active_count() == 1 + len(_pool.workers)
 
 
 def run_program(job: board.Job, is_long: bool) -> None:

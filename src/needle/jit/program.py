@@ -195,17 +195,18 @@ class CompiledCall:
         """Run the program on a call's arguments, and put what it computed in place."""
         with self.lock:
             done: list[Effect] = []
+            stream = random.uniform_stream() if self.draws_inside else None
             # Who looks at a call before it runs wants to see what it draws.
-            stream = random.uniform_stream() if self.draws_inside and self.look is None else None
+            inside = stream if self.look is None and self.executable.may_draw else None
             before: Any = stream.save() if stream else random.raw_state() if self.draws else None
             try:
                 self._bind_arguments(leaves)
                 if self.has_more_inputs:
-                    self._bind_other_inputs(leaves, done, draws=stream is None)
+                    self._bind_other_inputs(leaves, done, draws=inside is None)
                 if self.look is not None:
                     self.look(self)
                 self._bind_outputs(leaves)
-                self._run(stream)
+                self._run(inside)
                 for output, check in self.late:
                     check(self.outputs[output])
                 for answer, number, check in self.answers:
