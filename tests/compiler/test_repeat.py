@@ -229,3 +229,11 @@ def test_a_counted_loop_backwards_goes_through_the_last_elements() -> None:
     graph = graph_of(last, x, number)
     for found in (interpret(graph, [x, number]), Executable(graph)([x, number])):
         np.testing.assert_allclose(found[0], x[4] * 2 + x[3], rtol=1e-6)
+
+
+def test_a_graph_prints_the_bodies_of_loops_below_them() -> None:
+    graph = graph_of(lambda *arrays: counted(True, *arrays), random(6, 5, 7), random(3, 4, 7, 3), np.zeros(3, "int64"))
+    lines = graph.show().splitlines()
+    assert "body=" not in graph.show()
+    assert any(line.startswith("        %") and "matmul(" in line for line in lines)  # in the loop in the loop
+    assert any(line.startswith("    %") and "exp(" in line for line in lines)

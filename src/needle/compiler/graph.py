@@ -131,11 +131,15 @@ class Graph:
             f"{call:{width}}  {node}" + (f"  # {node.source}" if node.source else "")
             for call, node in zip(calls, nodes, strict=True)
         ]
+        # The body of a loop stands below it.
+        for number, node in enumerate(nodes):
+            for body in (one for one in node.params.values() if isinstance(one, Graph)):
+                lines[number] += "".join(f"\n    {line}" for line in body.show().splitlines())
         return "\n".join([*lines, f"return {', '.join(names[node] for node in self.outputs)}"])
 
 
 def _call(node: Node, names: Mapping[Node, str]) -> str:
-    settings = [f"{key}={_setting(value)}" for key, value in node.params.items()]
+    settings = [f"{key}={_setting(one)}" for key, one in node.params.items() if not isinstance(one, Graph)]
     arguments = [names[one] for one in node.inputs] + settings
     return f"{node.primitive}({', '.join(arguments)})" if arguments else node.primitive
 
