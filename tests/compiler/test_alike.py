@@ -7,7 +7,7 @@ import numpy as np
 from needle.compiler.alike import Renderings, form_of
 from needle.compiler.ir import Function
 from needle.compiler.loops import Buffer, Call, Kernel, Load, Number, Place, Store
-from needle.compiler.render import RenderedKernel
+from needle.compiler.rendered import RenderedKernel
 from needle.compiler.sharing import share_packed
 
 FLOAT = np.dtype(np.float32)

@@ -13,7 +13,7 @@ from needle.compiler.ir import Function
 from needle.compiler.lanes import in_lanes
 from needle.compiler.loops import Buffer, Place
 from needle.compiler.program import _render_steps
-from needle.compiler.render import Bands, RenderedKernel
+from needle.compiler.rendered import Bands, RenderedKernel
 from needle.compiler.rounds import Turn, make_rounds, shares_of
 from needle.compiler.thread_count import available_processors, set_num_threads
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from needle.compiler.ir import Function
 from needle.compiler.loops import Buffer
 from needle.compiler.memory import plan_memory, plan_rounds
-from needle.compiler.render import RenderedKernel
+from needle.compiler.rendered import RenderedKernel
 from needle.compiler.rounds import Turn
 
 LIVES = st.lists(st.tuples(st.integers(0, 12), st.integers(0, 6), st.integers(1, 2000)), max_size=40)

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from needle.compiler.ir import Function
 from needle.compiler.loops import Buffer
 from needle.compiler.postpone import postpone
-from needle.compiler.render import RenderedKernel
+from needle.compiler.rendered import RenderedKernel
 from needle.compiler.rounds import make_rounds
 
 BYTES = np.dtype(np.uint8)

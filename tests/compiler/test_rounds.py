@@ -9,7 +9,7 @@ from needle.compiler import Graph, TracedArray, input_node
 from needle.compiler.executable import Executable
 from needle.compiler.ir import Function
 from needle.compiler.loops import Buffer
-from needle.compiler.render import RenderedKernel
+from needle.compiler.rendered import RenderedKernel
 from needle.compiler.rounds import Share, Turn, order_of, shares_of
 from needle.compiler.thread_count import set_num_threads
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from needle.compiler.loops import Buffer
-from needle.compiler.render import RenderedKernel
+from needle.compiler.rendered import RenderedKernel
 from needle.compiler.steps import Step
 
 __all__ = ["Renderings", "form_of"]

@@ -15,7 +15,7 @@ from needle.compiler.epilogue import Epilogue
 from needle.compiler.ir import SSA, Function, llvm_type
 from needle.compiler.matrices import Layout, Product
 from needle.compiler.packing import Panels, load_vector, mask_below, render_pack, store_vector, with_parts_exchanged
-from needle.compiler.render import RenderedKernel
+from needle.compiler.rendered import RenderedKernel
 from needle.compiler.sources import Source, left_panels, right_panels, source_of
 from needle.compiler.steps import Contraction
 from needle.compiler.tile_sums import TileSize, TileSums

@@ -18,6 +18,7 @@ import numpy as np
 from needle.compiler.axes import merge_axes
 from needle.compiler.host import Host
 from needle.compiler.ir import SSA, Function, constant, llvm_type, memory_type
+from needle.compiler.kernel_work import kernel_work
 from needle.compiler.loops import (
     Buffer,
     Call,
@@ -34,7 +35,7 @@ from needle.compiler.loops import (
     walk,
 )
 from needle.compiler.packing import load_vector, mask_below, splat, store_vector
-from needle.compiler.render import Bands, RenderedKernel, kernel_work
+from needle.compiler.rendered import Bands, RenderedKernel
 from needle.compiler.scalar import emit_call, emit_combine
 
 __all__ = ["render_in_bands"]

@@ -13,7 +13,8 @@ import numpy as np
 
 from needle.compiler.ir import Function
 from needle.compiler.loops import Kernel, Number, Place, Store, Within, with_places
-from needle.compiler.render import RenderedKernel, render_kernel
+from needle.compiler.render import render_kernel
+from needle.compiler.rendered import RenderedKernel
 
 __all__ = ["inside_of", "part_of", "render_bordered"]
 

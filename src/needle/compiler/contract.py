@@ -24,7 +24,8 @@ from needle.compiler.long_sums import render_pieces
 from needle.compiler.loops import Buffer, Call, Kernel, Load, Place, Reduce
 from needle.compiler.operand import Operand
 from needle.compiler.packing import render_pack
-from needle.compiler.render import RenderedKernel, render_kernel
+from needle.compiler.render import render_kernel
+from needle.compiler.rendered import RenderedKernel
 from needle.compiler.sources import left_panels, right_panels, source_of
 from needle.compiler.spreading import render_spread, times_in_memory
 from needle.compiler.steps import Contraction

@@ -26,7 +26,7 @@ from needle.compiler.ir import SSA, Function
 from needle.compiler.loops import Buffer
 from needle.compiler.matrices import Product
 from needle.compiler.packing import Copy, Panels, load_vector, render_pack
-from needle.compiler.render import RenderedKernel
+from needle.compiler.rendered import RenderedKernel
 from needle.compiler.sources import left_panels, right_panels, source_of
 from needle.compiler.spreading import render_spread, times_in_memory
 from needle.compiler.steps import Contraction

@@ -13,7 +13,7 @@ import numpy as np
 
 from needle.compiler.ir import SSA, Function
 from needle.compiler.loops import Buffer
-from needle.compiler.render import RenderedKernel
+from needle.compiler.rendered import RenderedKernel
 
 __all__ = ["GENERATOR", "render_draws"]
 

@@ -28,7 +28,7 @@ from needle.compiler.loops import (
     with_places,
 )
 from needle.compiler.operand import Operand
-from needle.compiler.render import Lane
+from needle.compiler.rendered import Lane
 from needle.compiler.schedule import loop_step
 from needle.compiler.steps import Contraction, Loop, Program, Step
 

@@ -12,7 +12,8 @@ import math
 from needle.compiler.ir import SSA, llvm_type
 from needle.compiler.loops import Buffer, Call, Kernel, Load, Place, Store, Value
 from needle.compiler.packing import part_start
-from needle.compiler.render import RenderedKernel, render_kernel
+from needle.compiler.render import render_kernel
+from needle.compiler.rendered import RenderedKernel
 from needle.compiler.steps import Contraction
 from needle.compiler.tiles_function import TilesFunction
 from needle.compiler.tiling import Split, Tiling

@@ -20,7 +20,7 @@ from needle.compiler.lanes import lanes_of_loop
 from needle.compiler.loops import Buffer
 from needle.compiler.memory import plan_memory
 from needle.compiler.rebase import rebase
-from needle.compiler.render import RenderedKernel
+from needle.compiler.rendered import RenderedKernel
 from needle.compiler.sharing import share_functions
 from needle.compiler.steps import Contraction, Loop, Step
 

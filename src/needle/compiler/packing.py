@@ -16,7 +16,7 @@ from needle.compiler.elements import Element
 from needle.compiler.ir import SSA, Function, llvm_type
 from needle.compiler.loops import Buffer
 from needle.compiler.matrices import Layout
-from needle.compiler.render import RenderedKernel
+from needle.compiler.rendered import RenderedKernel
 from needle.compiler.tiling import Split
 
 __all__ = [

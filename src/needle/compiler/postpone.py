@@ -12,7 +12,7 @@ from collections.abc import Container, Sequence
 from dataclasses import replace
 
 from needle.compiler.loops import Buffer
-from needle.compiler.render import RenderedKernel
+from needle.compiler.rendered import RenderedKernel
 from needle.compiler.rounds import Turn
 
 __all__ = ["postpone"]

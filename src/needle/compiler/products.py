@@ -13,7 +13,7 @@ import math
 from needle.compiler.contract import render_contraction
 from needle.compiler.dot_products import render_dot_product, takes_pairs
 from needle.compiler.host import Host
-from needle.compiler.render import RenderedKernel
+from needle.compiler.rendered import RenderedKernel
 from needle.compiler.steps import Contraction
 from needle.compiler.tile_products import render_tile_product
 from needle.dtype import bfloat16, float32

@@ -30,7 +30,8 @@ from needle.compiler.native import MODULE_BREAK
 from needle.compiler.postpone import postpone
 from needle.compiler.products import render_product
 from needle.compiler.rebase import rebase
-from needle.compiler.render import Bands, RenderedKernel, render_kernel
+from needle.compiler.render import render_kernel
+from needle.compiler.rendered import Bands, RenderedKernel
 from needle.compiler.round_code import RoundCode, render_rounds
 from needle.compiler.rounds import make_rounds
 from needle.compiler.row_blocks import in_row_blocks

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence, Set
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,7 @@ from needle.compiler.axes import goes_in_strips, merge_axes
 from needle.compiler.host import host
 from needle.compiler.inner_buffers import is_read_later, scratch_lengths
 from needle.compiler.ir import SSA, Function, constant, llvm_type, memory_type
+from needle.compiler.kernel_work import kernel_work, stage_work
 from needle.compiler.loops import (
     Buffer,
     Call,
@@ -37,9 +38,8 @@ from needle.compiler.loops import (
     Value,
     Within,
     inner_loops,
-    walk,
 )
-from needle.compiler.math import FUNCTIONS
+from needle.compiler.rendered import RenderedKernel
 from needle.compiler.rows_ahead import loop_beside_next_row
 from needle.compiler.scalar import (
     EXTREMUM_STEPS,
@@ -54,7 +54,7 @@ from needle.compiler.scalar import (
 )
 from needle.compiler.thread_count import available_processors
 
-__all__ = ["Bands", "Lane", "RenderedKernel", "kernel_work", "render_kernel", "render_stores"]
+__all__ = ["render_kernel", "render_stores"]
 
 # How many columns have their partial results side by side at least, to make the innermost loop long.
 _NARROWEST_STRIP = 64
@@ -62,74 +62,6 @@ _NARROWEST_STRIP = 64
 _ROWS_TOGETHER = ((4, 24), (2, 48))
 # A smaller amount of work is not worth waking a second thread for, in points × operations.
 _WORTH_SHARING = 60_000
-# What the formula of a function such as exp is, in operations.
-_ELEMENTARY = 12
-
-
-@dataclass(frozen=True, slots=True)
-class Lane:
-    """The number of a lane among those of its chain. Phases of different lanes of a chain touch nothing in common."""
-
-    chain: int
-    number: int
-
-
-@dataclass(frozen=True, slots=True)
-class Bands:
-    """Neighbouring columns of arrays of so many `columns`: bands of `width`, the last one of what is left."""
-
-    columns: int
-    width: int
-
-    @property
-    def count(self) -> int:
-        """How many there are."""
-        return -(-self.columns // self.width)
-
-    def keep(self, place: Place) -> bool:
-        """Tell whether a place is in the column whose number is the kernel's last axis."""
-        *others, last = place.strides
-        return last == 1 and all(number % self.columns == 0 for number in (place.offset, *others))
-
-
-@dataclass(frozen=True, slots=True)
-class RenderedKernel:
-    """A kernel's function, the buffers it takes, into how many parts it falls, and whether threads share them.
-
-    The first `written` of the buffers are written to; all of them where that is None. `begins` says how many elements
-    into some of the buffers their pointers are, `step` what step of the program it is a part of, `work` about how many
-    operations there are, 0 where nobody knows. Each chunk goes through all operands where `is_streamed`. None of one
-    lane waits for one of another lane of its chain. Where there are `bands`, each has as many of the parts, one band's
-    after another's; in the buffers whose numbers are `banded` a part touches nothing but columns of its own band.
-    """
-
-    function: Function
-    buffers: tuple[Buffer, ...]
-    parts: int
-    shared: bool
-    written: int | None = None
-    begins: Mapping[Buffer, int] = field(default_factory=dict)
-    work: int = 0
-    lane: Lane | None = None
-    step: str = ""
-    is_streamed: bool = False
-    bands: Bands | None = None
-    banded: tuple[int, ...] = ()
-
-    @property
-    def in_bands(self) -> set[Buffer]:
-        """The buffers in which a part touches nothing but columns of its own band."""
-        return {self.buffers[number] for number in self.banded} - {buffer for buffer, n in self.begins.items() if n}
-
-    @property
-    def writes(self) -> tuple[Buffer, ...]:
-        """The buffers that are written to."""
-        return self.buffers[: self.written]
-
-    @property
-    def is_alone(self) -> bool:
-        """Whether one thread does it."""
-        return not self.shared or self.parts == 1 or self.lane is not None
 
 
 def render_kernel(kernel: Kernel, outermost_stays: bool = False) -> RenderedKernel:
@@ -164,20 +96,6 @@ def render_stores(
         renderer.store(store)
 
 
-def kernel_work(kernel: Kernel) -> int:
-    """Return about how many operations a kernel does."""
-    return math.prod(kernel.shape) * sum(_cost(stage) for stage in kernel.stages)
-
-
-def _cost(stage: Stage) -> int:
-    return 1 + sum(_operations(value) for value in walk(stage.value) if isinstance(value, Call))
-
-
-def _operations(call: Call) -> int:
-    """Return about how many instructions a call is: an elementary function is many."""
-    return _ELEMENTARY if (call.function, "float32") in FUNCTIONS else 1
-
-
 # -------------------------------------------------------------------------------------------- rendering
 
 
@@ -206,7 +124,7 @@ def _rows_together(stages: Sequence[Stage], length: int) -> int:
     """
     if not any(isinstance(stage, Reduce) for stage in stages):
         return 1
-    cost = sum(map(_cost, stages))
+    cost = sum(map(stage_work, stages))
     return max(1, min(length, next((rows for rows, most in _ROWS_TOGETHER if cost <= most), 1)))
 
 
@@ -265,7 +183,7 @@ class _Renderer:
                 self._stages_at_point(inner_loops(self.kernel))
             return 1
         stages = inner_loops(self.kernel)
-        heavy = loop_beside_next_row(self.kernel, stages, [sum(map(_cost, loop)) for loop in stages], host())
+        heavy = loop_beside_next_row(self.kernel, stages, [sum(map(stage_work, loop)) for loop in stages], host())
         with ExitStack() as loops:
             for number, axis in enumerate(grid):
                 begin, end = (SSA("%begin", "i64"), SSA("%end", "i64")) if number == 0 else self._bounds(axis)

@@ -16,7 +16,7 @@ from needle.compiler.host import Host
 from needle.compiler.ir import SSA, Function
 from needle.compiler.loops import Buffer
 from needle.compiler.memory import Arena
-from needle.compiler.render import RenderedKernel
+from needle.compiler.rendered import RenderedKernel
 from needle.compiler.rounds import Share, Turn, order_of, shares_of
 from needle.compiler.thread_count import available_processors
 

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from needle.compiler.loops import Buffer
-from needle.compiler.render import Lane, RenderedKernel
+from needle.compiler.rendered import Lane, RenderedKernel
 
 __all__ = ["Share", "Turn", "in_moments", "make_rounds", "order_of", "shares_of"]
 

@@ -27,7 +27,7 @@ from needle.compiler.loops import (
     inner_loops,
     walk,
 )
-from needle.compiler.render import RenderedKernel
+from needle.compiler.rendered import RenderedKernel
 from needle.compiler.row_blocks import count_blocks
 
 __all__ = ["blocks_behind", "rows_then_sums", "sums_behind_rows"]

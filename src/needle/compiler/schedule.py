@@ -54,12 +54,6 @@ def schedule(graph: Graph) -> Program:
             with_buffer -= recomputed
 
 
-# ------------------------------------------------------------------------------------------------ buffers
-
-
-# ---------------------------------------------------------------------------------------------- lowering
-
-
 @dataclass
 class _Draft:
     """A kernel in the making."""
@@ -76,9 +70,6 @@ class _Draft:
     @property
     def grid_shape(self) -> tuple[int, ...]:
         return tuple(n for axis, n in enumerate(self.shape) if axis not in self.reduced and n != 1)
-
-
-# --------------------------------------------------------------------------------------------- scheduling
 
 
 class _Scheduler:

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from needle.compiler.ir import Function
 from needle.compiler.loops import Buffer
-from needle.compiler.render import RenderedKernel
+from needle.compiler.rendered import RenderedKernel
 
 __all__ = ["share_functions", "share_packed"]
 

@@ -15,7 +15,7 @@ from needle.compiler.elements import Element, load_pair
 from needle.compiler.ir import SSA, Function, llvm_type
 from needle.compiler.loops import Buffer
 from needle.compiler.operand import Operand
-from needle.compiler.render import RenderedKernel
+from needle.compiler.rendered import RenderedKernel
 
 __all__ = ["render_spread", "times_in_memory"]
 

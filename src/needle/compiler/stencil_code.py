@@ -10,7 +10,7 @@ from needle.compiler.host import Host
 from needle.compiler.ir import SSA, Function, constant, llvm_type
 from needle.compiler.loops import Buffer, Call, Kernel, Load, Number, Place, Reduce, Stage, Store, Value, Within
 from needle.compiler.packing import prefetch, splat
-from needle.compiler.render import RenderedKernel
+from needle.compiler.rendered import RenderedKernel
 from needle.compiler.scalar import emit_call, reduction_start
 from needle.compiler.stencil import (
     REDUCTIONS,

@@ -22,7 +22,7 @@ from needle.compiler.loops import Buffer
 from needle.compiler.matrices import Layout, Product
 from needle.compiler.operand import refine
 from needle.compiler.packing import coordinates, load_vector, mask_below, offset, part_start, store_vector
-from needle.compiler.render import RenderedKernel
+from needle.compiler.rendered import RenderedKernel
 from needle.compiler.steps import Contraction
 from needle.compiler.tiles_function import TilesFunction
 from needle.compiler.tiling import Split, Tiling

@@ -22,7 +22,7 @@ from needle.compiler.packing import (
     render_pack,
     store_vector,
 )
-from needle.compiler.render import Bands, RenderedKernel
+from needle.compiler.rendered import Bands, RenderedKernel
 from needle.compiler.sources import Source
 from needle.compiler.steps import Contraction
 from needle.compiler.thread_count import available_processors

@@ -9,7 +9,7 @@ from __future__ import annotations
 from needle.compiler.ir import SSA, Function, llvm_type
 from needle.compiler.loops import Buffer
 from needle.compiler.packing import SQUARE, mask_below, offset, store_vector, transposed
-from needle.compiler.render import RenderedKernel
+from needle.compiler.rendered import RenderedKernel
 from needle.compiler.tiles import TilePlace, Tiles
 
 __all__ = ["TurnedTiles"]
