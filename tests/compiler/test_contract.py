@@ -265,6 +265,7 @@ def test_sums_over_large_images_agree(
     np.testing.assert_array_equal(results[0], results[1])
     steps = gradient.lower(x, g).program.executable.program.steps
     tilings = [choose_tiling(step, HOST)[1] for step in steps if isinstance(step, Contraction)]
+    assert tilings
     assert all((tiling.second.count > 1 or batch == 1) and tiling.all_by_cuts for tiling in tilings)
 
 

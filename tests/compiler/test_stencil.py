@@ -89,6 +89,7 @@ def test_depthwise_convolution_makes_no_padded_copy() -> None:
     (kernel,) = kernels_of(Conv(1, 1, 1, 16).compute, image, weight)
     assert plan_stencil(kernel, host()) is not None
     gradient = kernels_of(ConvWeightGradient(1, 1, 1, 16, kernel=(3, 3)).compute, image, image)
+    assert gradient
     assert all(kernel.shape[-4:-2] != (10, 10) for kernel in gradient)
 
 
@@ -193,7 +194,9 @@ def test_hosts_with_few_registers_take_smaller_tiles() -> None:
 
 def test_what_shares_no_loads_is_no_stencil() -> None:
     for function in (lambda a: a + 1, lambda a: a[:, ::2] + a[:, 1::2], MaxPool(2).compute):
-        assert all(plan_stencil(kernel, host()) is None for kernel in kernels_of(function, normal(4, 8, 8, 16)))
+        kernels = kernels_of(function, normal(4, 8, 8, 16))
+        assert kernels
+        assert all(plan_stencil(kernel, host()) is None for kernel in kernels)
 
 
 def test_code_that_would_be_too_long_is_left_to_plain_loops(monkeypatch: pytest.MonkeyPatch) -> None:

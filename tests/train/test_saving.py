@@ -94,9 +94,14 @@ def test_save_model_replaces_the_model_that_was_there(folder):
 
 
 def test_save_model_of_the_same_weights_again_keeps_them(folder):
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
     saved = load_model(folder, ARCHITECTURES)
     save_model(folder, saved.model, saved.recipe)
-    load_model(folder, ARCHITECTURES)
+    assert {path.name for path in folder.iterdir()} == before.keys()
+    again = load_model(folder, ARCHITECTURES)
+    assert again.recipe == saved.recipe
+    for name, value in saved.model.state_dict().items():
+        np.testing.assert_array_equal(again.model.state_dict()[name], value)
 
 
 @pytest.mark.parametrize("which_rename", [1, 2])
