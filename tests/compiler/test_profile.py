@@ -17,6 +17,9 @@ def test_elementwise_counts():
     (kernel,) = lowered.program.executable.program.steps
     assert count_operations(kernel) == 2 * 32  # a product and a sum each
     assert count_bytes(kernel) == 3 * 32 * 4  # two read, one written
+    lowered = program_of(lambda x, y: 1 - x * y, np.ones((4, 8), np.float32), np.ones((4, 8), np.float32))
+    (kernel,) = lowered.program.executable.program.steps
+    assert count_operations(kernel) == 2 * 32
 
 
 def test_reduction_counts():

@@ -9,9 +9,9 @@ import pytest
 
 pytest.importorskip("llvmlite")
 
-from needle.compiler import render
 from needle.compiler.axes import merge_axes
 from needle.compiler.host import host
+from needle.compiler.kernel_work import stage_work
 from needle.compiler.loops import Kernel, inner_loops
 from needle.compiler.rows_ahead import loop_beside_next_row
 from needle.compiler.thread_count import set_num_threads
@@ -98,13 +98,13 @@ def test_what_is_small_or_heavy_is_not_done_ahead() -> None:
     x, heavy = normal(100, 600), lambda x: x / np.sum(np.exp(np.tanh(x)) * x, axis=-1, keepdims=True)
     (kernel,) = (step for step in compile_function(heavy, x).program.steps if isinstance(step, Kernel))
     loops = inner_loops(kernel)
-    assert loop_beside_next_row(kernel, loops, [sum(map(render._cost, loop)) for loop in loops], host()) is None
+    assert loop_beside_next_row(kernel, loops, [sum(map(stage_work, loop)) for loop in loops], host()) is None
 
 
 def test_the_costs_are_those_of_the_kernel() -> None:
     run = compile_function(softmax, normal(200, 1024))
     (kernel,) = (step for step in run.program.steps if isinstance(step, Kernel))
     loops = inner_loops(kernel)
-    costs = [sum(map(render._cost, loop)) for loop in loops]
+    costs = [sum(map(stage_work, loop)) for loop in loops]
     heavy = loop_beside_next_row(kernel, loops, costs, host())
     assert heavy is not None and "exp" in " ".join(map(str, loops[heavy]))

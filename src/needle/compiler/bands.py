@@ -58,6 +58,7 @@ _FUNCTIONS = frozenset(
         "maximum",
         "minimum",
         "multiply",
+        "multiply_add",
         "negative",
         "not_equal",
         "sqrt",

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
 
 import numpy as np
@@ -92,6 +92,15 @@ def _elementwise(ufunc: np.ufunc) -> Primitive:
 
     cost = 1 if ufunc in (*_ONE_INSTRUCTION, *_ONE_INSTRUCTION_OF_INTEGERS) else 10
     return Primitive(ufunc.__name__, infer, evaluate, cost, ufunc in (*_ONE_INSTRUCTION, *_SLOW_INSTRUCTION))
+
+
+def _infer_multiply_add(a: Operand, b: Operand, c: Operand) -> Kind:
+    assert (a.shape, a.dtype) == (b.shape, b.dtype) == (c.shape, c.dtype), "multiply_add: operands of different kinds"
+    return a.shape, a.dtype
+
+
+def _evaluate_multiply_add(a: NDArray[Any], b: NDArray[Any], c: NDArray[Any]) -> NDArray[Any]:
+    return np.asarray(a * b + c)
 
 
 def _infer_erf(a: Operand) -> Kind:
@@ -292,8 +301,7 @@ def _evaluate_result(results: NDArray[Any], number: int) -> NDArray[Any]:
 
 _ROWS = [
     *map(_elementwise, _UFUNCS),
-    # A product that is not fused into a multiply-add: the very number that NumPy has.
-    replace(_elementwise(np.multiply), name="rounded_multiply"),
+    Primitive("multiply_add", _infer_multiply_add, _evaluate_multiply_add, cost=1, in_vectors=True),
     Primitive("erf", _infer_erf, _evaluate_erf),
     Primitive("where", _infer_where, np.where, cost=1, in_vectors=True),
     # The elements of a, but not before b is there: equal to no other node, so that what is made of it is computed anew.
@@ -325,7 +333,7 @@ _ROWS = [
 ]
 
 # Those that compute each element of the result from the operands' elements at the same place.
-ELEMENTWISE = frozenset(UFUNC_OF) | {"rounded_multiply", "erf", "where", "cast", "after"}
+ELEMENTWISE = frozenset(UFUNC_OF) | {"multiply_add", "erf", "where", "cast", "after"}
 
 # Those that make one element of all along some axes.
 REDUCTIONS = frozenset({"reduce_sum", "reduce_prod", "reduce_max", "reduce_min", "argmax", "argmin"})

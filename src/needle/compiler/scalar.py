@@ -1,7 +1,7 @@
 """How each elementwise function is computed on one element, in LLVM's instructions.
 
 The meaning is NumPy's: NaN stays NaN through maximum, integers divide as Python's do, a cast to a narrower integer
-keeps the low bits. Floating-point sums and products may be fused into multiply-adds, which round once less.
+keeps the low bits. Nothing is fused: `multiply_adds` has done so where it is wanted.
 """
 
 from __future__ import annotations
@@ -117,9 +117,9 @@ def _emit_sign(f: Function, a: SSA, kind: np.dtype[Any]) -> SSA:
 def _emit_float(f: Function, name: str, arguments: list[SSA], kind: np.dtype[Any]) -> SSA | None:
     a = arguments[0]
     if name in _FLOAT_BINARY:
-        return f.binary(f"{_FLOAT_BINARY[name]} contract", *arguments)
-    if name == "rounded_multiply":
-        return f.binary("fmul", *arguments)
+        return f.binary(_FLOAT_BINARY[name], *arguments)
+    if name == "multiply_add":
+        return f.intrinsic("fmuladd", *arguments)
     if name in ("maximum", "minimum", "copysign"):
         return f.intrinsic(name, *arguments)
     if name in _FLOAT_INTRINSICS:

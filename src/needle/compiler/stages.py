@@ -17,6 +17,7 @@ from needle.compiler.inner_buffers import keep_inside
 from needle.compiler.joins import join_pads, permute_parts
 from needle.compiler.lanes import is_worth_a_loop
 from needle.compiler.layout import sink_permutations
+from needle.compiler.multiply_adds import fuse_multiply_adds
 from needle.compiler.narrow import narrow_products
 from needle.compiler.overhang import without_borders
 from needle.compiler.places import find_places_by_value
@@ -24,7 +25,6 @@ from needle.compiler.program import Module, render_program
 from needle.compiler.recompute import with_activations_again
 from needle.compiler.repeat import has_loops, unrolled, with_bodies, with_one_form_each, without_unused_results
 from needle.compiler.results import keep_one_form
-from needle.compiler.rounded_products import round_products
 from needle.compiler.schedule import schedule
 from needle.compiler.simplify import simplify
 from needle.compiler.steps import Program
@@ -64,7 +64,7 @@ def _simplified(graph: Graph) -> Graph:
     graph = simplify(permute_parts(simplify(sink_permutations(join_pads(simplify(graph))))))
     narrowed = narrow_products(graph)
     graph = find_places_by_value(graph if narrowed is graph else simplify(narrowed))
-    return round_products(keep_one_form(simplify(find_moments_in_blocks(reduce_rows_first(graph), host()))))
+    return fuse_multiply_adds(keep_one_form(simplify(find_moments_in_blocks(reduce_rows_first(graph), host()))))
 
 
 def _with_loops(graph: Graph) -> Graph:
