@@ -222,6 +222,34 @@ def test_products_whose_blocks_make_their_own_panels_agree(layout: str) -> None:
         assert all((result == results[0]).all() for result in results)
 
 
+@pytest.mark.usefixtures("any_threads")
+def test_a_small_product_alone_has_threads_copy_the_panels_of_their_own_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tiling_module, "available_processors", lambda: 2)
+    a, b = normal(50, 70), normal(128, 70)
+    alone = compile_function(lambda x, y: x @ y.T, a, b)
+    among_others = compile_function(lambda x, y: np.exp(x @ y.T).sum(0), a, b)
+    assert "_tiles.pack" in alone.module.text
+    assert "_tiles.pack" not in among_others.module.text
+    results = []
+    for threads in (1, 2, 3):
+        set_num_threads(threads)
+        results.append(alone([a, b])[0])
+    np.testing.assert_allclose(results[0], a.astype("f8") @ b.T, rtol=1e-4, atol=1e-4)
+    assert all((result == results[0]).all() for result in results)
+
+
+def test_panels_are_not_for_threads_to_take_where_one_would_have_much_more_than_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(tiling_module, "available_processors", lambda: 2)
+    a, b = normal(300, 20), normal(65, 20)  # of five vectors one thread would have four
+    (step,) = compile_function(lambda x, y: x @ y.T, a, b).program.steps
+    assert isinstance(step, Contraction)
+    tiling = choose_tiling(step, HOST, is_alone=True)[1]
+    assert tiling.pack_b
+    assert not tiling.packs_in_blocks
+
+
 @pytest.mark.usefixtures("any_threads", "always_packed")
 def test_blocks_make_the_panels_of_their_own_matrix() -> None:
     a, b = normal(3, 2, 140, 40), normal(3, 2, 90, 40)

@@ -36,10 +36,13 @@ from needle.compiler.turning import TurnedTiles
 __all__ = ["render_contraction"]
 
 
-def render_contraction(step: Contraction, host: Host, packs_once: bool = False) -> list[RenderedKernel]:
+def render_contraction(
+    step: Contraction, host: Host, packs_once: bool = False, is_alone: bool = False
+) -> list[RenderedKernel]:
     """Return the functions that compute a contraction, in order.
 
-    `packs_once` says that other contractions have the same right operand, and will share what is packed.
+    `packs_once` says that other contractions have the same right operand, and will share what is packed; `is_alone`
+    that the program has no other step.
     """
     if not all(step.out.shape):
         return []
@@ -48,7 +51,7 @@ def render_contraction(step: Contraction, host: Host, packs_once: bool = False) 
         if step.epilogue:
             kernels.append(Kernel(f"{step.name}_finish", step.out.shape, (), step.epilogue, step.sources))
         return [render_kernel(kernel) for kernel in kernels]
-    product, tiling = choose_tiling(step, host, packs_once)
+    product, tiling = choose_tiling(step, host, packs_once, is_alone)
     if tiling.sum_lanes > 1:
         return render_along_sums(step, product, tiling)
     phases: list[RenderedKernel] = []

@@ -17,7 +17,7 @@ from needle.compiler.ir import SSA, Function, llvm_type
 from needle.compiler.loops import Buffer
 from needle.compiler.matrices import Layout
 from needle.compiler.rendered import RenderedKernel
-from needle.compiler.tiling import Split
+from needle.compiler.tiling import WORTH_COPYING_TOGETHER, Split
 
 __all__ = [
     "SQUARE",
@@ -43,8 +43,8 @@ _STEPS_AHEAD, _ELEMENTS_AHEAD = 32, 64
 _PIECE, _SHORT_PIECE = 128, 64
 # The side of the squares that are transposed in registers. Larger ones are little faster, and long to compile.
 SQUARE = 8
-# Fewer elements than this are copied by one thread; copying one takes as long as so many operations.
-_WORTH_SHARING, _COPY_COST = 60_000, 4
+# Copying an element takes as long as so many operations.
+_COPY_COST = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,7 +224,7 @@ def render_pack(  # noqa: PLR0917
         end = f.intrinsic("smin", f.binary("add nsw", begin, f.integer(size)), f.integer(steps))
         (copy or Copy)(f, panels, (source, packed), matrix, first, target).write(begin, end)
     parts = math.prod([*panels.own_batch, panels.split.count, *outside, pieces])
-    is_shared, work = packed.size >= _WORTH_SHARING, packed.size * _COPY_COST
+    is_shared, work = packed.size >= WORTH_COPYING_TOGETHER, packed.size * _COPY_COST
     return RenderedKernel(f, (packed, source), parts, is_shared, 1, work=work)
 
 

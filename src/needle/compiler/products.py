@@ -25,14 +25,19 @@ _FEWEST = 16
 _FEWEST_PRODUCTS = 64**3
 
 
-def render_product(step: Contraction, host: Host, packs_once: bool = False) -> list[RenderedKernel]:
-    """Return the functions that compute a contraction, in order; others have its right operand where `packs_once`."""
+def render_product(
+    step: Contraction, host: Host, packs_once: bool = False, is_alone: bool = False
+) -> list[RenderedKernel]:
+    """Return the functions that compute a contraction, in order.
+
+    Others have its right operand where `packs_once`; there are no others, and nothing else to do, where it `is_alone`.
+    """
     is_widening = step.a.buffer.dtype == bfloat16 and step.out.dtype == float32 and all(step.out.shape)
     if is_widening and host.has_tiles and _fills_tiles(step):
         return render_tile_product(step, host)
     if takes_pairs(step, host):
         return render_dot_product(step, host)
-    return render_contraction(step, host, packs_once)
+    return render_contraction(step, host, packs_once, is_alone)
 
 
 def _fills_tiles(step: Contraction) -> bool:

@@ -115,7 +115,9 @@ def _render_steps(
     inside: list[Function] = []
 
     def renderings_of(packs_once: bool, bands: Bands | None = None, blocks: int | None = None) -> Renderings:
-        render = partial(_render_step, host=host, packs_once=packs_once, bands=bands, blocks=blocks)
+        render = partial(
+            _render_step, host=host, is_alone=len(steps) == 1, packs_once=packs_once, bands=bands, blocks=blocks
+        )
         return renderings.setdefault((packs_once, bands, blocks), Renderings(render))
 
     for number, one in enumerate(steps):
@@ -149,13 +151,13 @@ def _render_steps(
     return phases, loops, inside
 
 
-def _render_step(
-    step: Step, host: Host, packs_once: bool, bands: Bands | None, blocks: int | None
+def _render_step(  # noqa: PLR0917  what is known of a step
+    step: Step, host: Host, is_alone: bool, packs_once: bool, bands: Bands | None, blocks: int | None
 ) -> list[RenderedKernel]:
     """Return the functions that compute a step, in order.
 
-    Other products have its right operand where `packs_once`. What it reads was written in `bands`, if any. Its rows
-    fall into so many `blocks` where that is given.
+    It is the program's only one where it `is_alone`. Other products have its right operand where `packs_once`. What it
+    reads was written in `bands`, if any. Its rows fall into so many `blocks` where that is given.
     """
     if isinstance(step, Kernel):
         in_bands = render_in_bands(step, bands, host) if bands is not None else None
@@ -163,7 +165,7 @@ def _render_step(
             return [in_bands]
         return [_render_kernel(kernel, host) for kernel in in_row_blocks(step, blocks)]
     assert isinstance(step, Contraction)
-    return render_product(step, host, packs_once)
+    return render_product(step, host, packs_once, is_alone)
 
 
 def _render_kernel(kernel: Kernel, host: Host) -> RenderedKernel:

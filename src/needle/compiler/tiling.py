@@ -17,7 +17,7 @@ from needle.compiler.matrices import Product
 from needle.compiler.steps import Contraction
 from needle.compiler.thread_count import available_processors
 
-__all__ = ["Split", "Tiling", "choose_tiling", "divide", "least_cycles"]
+__all__ = ["WORTH_COPYING_TOGETHER", "Split", "Tiling", "choose_tiling", "divide", "least_cycles"]
 
 # A multiply-add takes so many cycles, and two can start in each: a tile with fewer sums in flight waits. Of the two
 # loads that a cycle could have, this many were measured beside multiply-adds.
@@ -42,6 +42,8 @@ _WORTH_TURNING = 1.2
 # Loads in a cycle from the first cache; cycles to add up the elements of a vector of sums, one of many, and to copy an
 # element of the right operand so that vectors are along the sum.
 _NEAR_LOADS, _ADDING_UP, _TURNING = 2, 0.9, 0.4
+# Fewer elements than this are copied by one thread; cycles until others have noticed that it is done.
+WORTH_COPYING_TOGETHER, _MEETING = 60_000, 1_200
 # Cycles that a tile waits for each vector of the right operand, which comes from the second cache.
 _FAR_LOAD = 0.8
 
@@ -113,10 +115,13 @@ class Tiling:
         return self.vectors.largest * self.lanes
 
 
-def choose_tiling(step: Contraction, host: Host, packs_once: bool = False) -> tuple[Product, Tiling]:
+def choose_tiling(
+    step: Contraction, host: Host, packs_once: bool = False, is_alone: bool = False
+) -> tuple[Product, Tiling]:
     """Return how to see a contraction as a product, and how to divide that on this host.
 
-    `packs_once` says that others have the same right operand, and will share what is packed.
+    `packs_once` says that others have the same right operand, and will share what is packed; `is_alone` that there is
+    nothing else to do while an operand is copied.
     """
     upright = Product.candidates(step)
     along = _along_sums(step, upright, host)
@@ -127,6 +132,8 @@ def choose_tiling(step: Contraction, host: Host, packs_once: bool = False) -> tu
     # The sums of a tile that is turned are stored once, and what follows them wants whole rows of the result.
     if product.is_turned and (tiling.cuts > 1 or (step.epilogue and tiling.rows.count > 1)):
         product, tiling = divide(upright, host, may_pack_in_blocks=not packs_once)
+    if is_alone and tiling.pack_b and tiling.cuts == 1 and _is_waited_for(product, tiling):
+        tiling = replace(tiling, packs_in_blocks=True, block=(tiling.rows.count, 1))
     return product, (tiling if step.epilogue else _in_pieces(product, tiling))
 
 
@@ -309,6 +316,21 @@ def _packing_block(product: Product, rows: Split, vectors: Split, host: Host) ->
     if most == 0 or left_bytes > 2 * host.second_cache_bytes or rows.count < parts * _FEW_ROWS:
         return None
     return -(-rows.count // parts), _even(vectors.count, max(1, min(most, vectors.count // wanted)))
+
+
+def _is_waited_for(product: Product, tiling: Tiling) -> bool:
+    """Tell whether threads would wait longer for a copy of the right operand than for whoever has most of its panels.
+
+    One thread makes a small copy for all. Where each makes the panels of its own tiles instead, nobody waits before the
+    product; but a panel with all of its tiles is much to take at once.
+    """
+    threads, rows, vectors = available_processors(), tiling.rows, tiling.vectors
+    copied = product.columns * product.inner
+    if threads == 1 or math.prod(product.batch) > 1 or tiling.packs_in_blocks or copied >= WORTH_COPYING_TOGETHER:
+        return False
+    most = -(-vectors.count // threads) * vectors.largest
+    uneven = _cycles(rows, vectors, product.inner) * (most / vectors.total - 1 / threads)
+    return _MEETING + _TURNING * copied * (1 - 1 / threads) > uneven
 
 
 def _even(count: int, most: int) -> int:
