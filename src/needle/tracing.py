@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import operator
 import threading
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence, Set
 from contextlib import contextmanager
 from typing import Any, Protocol, TypeVar
 
@@ -271,6 +271,11 @@ class HostNumber:
         self.evaluate = evaluate
         self.value = value
 
+    @property
+    def reads(self) -> Set[int]:
+        """Which of the numbers that a call reads are in the formula, by their place."""
+        return set(_reads_in(self.key))
+
     def _combine(self, function: Callable[[Any, Any], Any], a: object, b: object) -> Any:
         operands = [one if isinstance(one, HostNumber) else _constant(one) for one in (a, b)]
         if operands[0] is None or operands[1] is None:
@@ -367,6 +372,16 @@ class HostNumber:
 
     def __repr__(self) -> str:
         return f"HostNumber({self.value})"
+
+
+def _reads_in(key: Any) -> Iterator[int]:
+    """Yield the places of the numbers in a formula's key."""
+    kind, *parts = key
+    if kind == "read":
+        yield parts[0]
+    elif not isinstance(kind, type):  # a constant
+        for part in parts:
+            yield from _reads_in(part)
 
 
 def _constant(value: object) -> Any:

@@ -21,11 +21,13 @@ class Form:
     Not all that have the key are of the form: it says for sure that a key is the same, not that it is another one.
     """
 
-    __slots__ = ("_count", "_parts", "_several")
+    __slots__ = ("_count", "_have_hashes", "_parts", "_several")
 
     def __init__(self, parts: Sequence[tuple[Any, Any, Any, Any]]) -> None:
         self._parts = list(parts)
         self._count = len(parts)
+        # Tensors are told apart by their hashes, sooner than by their ids.
+        self._have_hashes = all(kind.__hash__ is object.__hash__ for kind, _, dtype, _ in parts if dtype is not None)
         self._several = sum(issubclass(kind, Tensor) for kind, *_ in parts) > 1
 
     def fits(self, args: Sequence[Any], leaves: list[Any]) -> bool:  # noqa: PLR0911  one line a reason
@@ -48,7 +50,9 @@ class Form:
         if not self._several:
             return True
         count = len(leaves)
-        return leaves[0] is not leaves[1] if count == 2 else len(set(map(id, leaves))) == count
+        if count == 2:
+            return leaves[0] is not leaves[1]
+        return len(set(leaves if self._have_hashes else map(id, leaves))) == count
 
 
 def form_of(args: Sequence[Any]) -> Form | None:

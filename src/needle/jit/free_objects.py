@@ -331,7 +331,7 @@ class _Watch:
                 place = f"{what}.{name}"
                 # Needle's own objects, such as optimizers, tell by themselves what changes in their containers.
                 inside = plain or isinstance(value, (type, types.ModuleType))
-                self._add((id(value), name), place, partial(_field, value, name), inside)
+                self._add((id(value), name), place, _reader(value, name), inside)
                 self.attributes(place, fields[name], names, depth + 1)
 
     def _add(self, key: Any, what: str, read: Callable[[], Any], looks_inside: bool = True) -> None:
@@ -347,6 +347,13 @@ def _class_fields(kind: type) -> dict[str, Any]:
         if top != "needle" and top not in sys.stdlib_module_names:
             fields |= {name: value for name, value in vars(base).items() if not hasattr(value, "__get__")}
     return fields
+
+
+def _reader(value: Any, name: str) -> Callable[[], Any]:
+    """Return what reads a field as `_field` does, sooner where nothing of the class stands before an object's own."""
+    kind: Any = type(value)
+    is_plain = kind.__getattribute__ is object.__getattribute__ and not hasattr(kind, name)
+    return partial(getattr if is_plain else _field, value, name)
 
 
 def _field(value: Any, name: str) -> Any:

@@ -13,9 +13,9 @@ from needle import autograd, tracing
 from needle.jit.array_guard import ArrayValues
 from needle.jit.free_objects import EnvironmentGuard, ObjectGuard
 from needle.jit.module_guard import ModuleGuard, Snapshot
-from needle.jit.notes import Guard, NumberGuard, Read
+from needle.jit.notes import Guard
 
-__all__ = ["Mismatch", "Premises", "number_mismatch"]
+__all__ = ["Mismatch", "Premises"]
 
 # What has changed, its old and its new value.
 Mismatch = tuple[str, Any, Any]
@@ -56,22 +56,21 @@ class Premises:
 
     def mismatch(self) -> Mismatch | None:
         """Return what does not hold any more; None where all does."""
-        if not self._are_same():
+        try:
+            for read, expected in self._same:
+                if read() is not expected:
+                    return self._compared()
+        except (AttributeError, KeyError, ValueError, IndexError):  # it is gone
             return self._compared()
         for guard in self._looked_into:
             changed = guard.difference()
             if changed is not None:
                 return changed
-        return self._module_mismatch() or _inequality(self._equal)
-
-    def _are_same(self) -> bool:
-        try:
-            for read, expected in self._same:
-                if read() is not expected:
-                    return False
-        except (AttributeError, KeyError, ValueError, IndexError):  # it is gone
-            return False
-        return True
+        if self._changes_seen != tracing.changes or self.modules.held:
+            found = self._module_mismatch()
+            if found is not None:
+                return found
+        return _inequality(self._equal) if self._equal else None
 
     def _compared(self) -> Mismatch | None:
         if self.mode != autograd.is_recording():
@@ -97,14 +96,4 @@ def _inequality(guards: Sequence[Guard]) -> Mismatch | None:
         now = guard.read()
         if now != guard.expected:
             return guard.what, guard.expected, now
-    return None
-
-
-def number_mismatch(guards: Sequence[NumberGuard], reads: Sequence[Read]) -> Mismatch | None:
-    """Return which answer about the host's numbers, as they are now, has changed."""
-    numbers = [action.read() for action in reads]
-    for guard in guards:
-        value = guard.number.evaluate(numbers)
-        if guard.question(value) != guard.expected:
-            return guard.what, guard.expected, value
     return None

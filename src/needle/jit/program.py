@@ -18,12 +18,13 @@ from needle.compiler.address import address_of
 from needle.device import random
 from needle.jit.forms import Form
 from needle.jit.free_objects import EnvironmentGuard, ObjectGuard
+from needle.jit.host_numbers import HostNumbers
 from needle.jit.module_guard import ModuleGuard
 from needle.jit.notes import ArgumentPlace, Draw, Effect, GradientPlace, HostArray, HostScalar, Place, Read, StatePlace
 from needle.jit.outcome import Outcome
-from needle.jit.premises import Mismatch, Premises, number_mismatch
+from needle.jit.premises import Mismatch, Premises
 from needle.jit.recorder import Recorder
-from needle.jit.result_memory import ResultMemory
+from needle.jit.result_memory import ResultMemory, take_all
 from needle.jit.results import Results, Sources, find_tensor
 
 if TYPE_CHECKING:
@@ -98,7 +99,13 @@ class CompiledCall:
         overwritten = {given: output for output, given in executable.overwrites.items()}
         self.host_arrays: list[tuple[int, Any]] = []
         self.draws: dict[int, int] = {}
-        self.scalars: list[tuple[Any, NDArray[Any]]] = []
+        before = self.recorder.before
+        reads = [action for action in before if isinstance(action, Read)]
+        self.numbers = HostNumbers(reads, self.recorder.number_guards)
+        # Most programs read all numbers before they do anything.
+        first = next((number for number, one in enumerate(before) if not isinstance(one, Read)), len(before))
+        self.reads_first = reads[:first]
+        self.other_actions = before[first:]
         for number, (node, source) in enumerate(self.recorder.inputs):
             if isinstance(source, ArgumentPlace):
                 self.arguments.append((number, source.number))
@@ -111,9 +118,7 @@ class CompiledCall:
                 if source.fill is not None:
                     self._bind(number, np.empty(node.shape, node.dtype))
             elif isinstance(source, HostScalar):
-                scalar = np.zeros((), source.dtype)
-                self.scalars.append((source.number.evaluate, scalar))
-                self._bind(number, scalar)
+                self._bind(number, self.numbers.scalar(source.number, source.dtype))
         self.moved = list(self.states)
         self.passing = [state.number for state in self.states if state.tensor is None]
         # Which of them require a gradient stays so, says a guard.
@@ -127,15 +132,15 @@ class CompiledCall:
         kept = {output for _, output in self.gradients if output is not None}
         kept |= in_place | {output for output, _, _ in self.asked}
         self.given_out = [
-            (output, executable.output_start + output, ResultMemory(*kind))
+            ResultMemory(output, executable.output_start + output, *kind)
             for output, kind in enumerate(self.kinds)
             if output not in kept
         ]
         self.rewritten = [(place, output) for place, output in self.state if output not in in_place]
-        self.has_more_inputs = bool(
-            self.states or self.host_arrays or self.early or self.recorder.before or self.scalars
-        )
-        self.reads = [action for action in self.recorder.before if isinstance(action, Read)]
+        self.has_more_inputs = bool(self.states or self.host_arrays or self.early or self.recorder.before)
+
+        # Nothing is read beside arguments, done beside computing, or looked at before or after.
+        self.only_computes = not (self.has_more_inputs or self.passing or self.late or self.asked or self.draws_inside)
 
     def _bind(self, number: int, array: NDArray[Any]) -> None:
         if self.bound[number] is array:
@@ -159,8 +164,8 @@ class CompiledCall:
         found = self.premises.mismatch()
         if found is None and (self.states or self.missing):
             found = self._state_mismatch(leaves)
-        if found is None and self.recorder.number_guards:
-            found = number_mismatch(self.recorder.number_guards, self.reads)
+        if found is None and self.numbers.guards:
+            found = self.numbers.mismatch()
         return found
 
     def _state_mismatch(self, leaves: Sequence[Any]) -> Mismatch | None:
@@ -194,6 +199,11 @@ class CompiledCall:
     def __call__(self, leaves: Sequence[Any]) -> Any:
         """Run the program on a call's arguments, and put what it computed in place."""
         with self.lock:
+            if self.only_computes and self.look is None:
+                self._bind_arguments(leaves)
+                outputs = self._bind_outputs(leaves)
+                self.executable.run_at(self.list_of_addresses)
+                return self._finish(leaves, outputs)
             done: list[Effect] = []
             stream = random.uniform_stream() if self.draws_inside else None
             # Who looks at a call before it runs wants to see what it draws.
@@ -205,10 +215,10 @@ class CompiledCall:
                     self._bind_other_inputs(leaves, done, draws=inside is None)
                 if self.look is not None:
                     self.look(self)
-                self._bind_outputs(leaves)
+                outputs = self._bind_outputs(leaves)
                 self._run(inside)
                 for output, check in self.late:
-                    check(self.outputs[output])
+                    check(outputs[output])
                 for answer, number, check in self.answers:
                     if answer:
                         check(self.bound[number])
@@ -222,7 +232,7 @@ class CompiledCall:
                 raise
             for number in self.passing:
                 self.bound[number] = None  # may be somebody else's to write again
-            return self._finish(leaves)
+            return self._finish(leaves, outputs)
 
     def _run(self, stream: Stream | None) -> None:
         """Run the program, which draws from a stream where there is one."""
@@ -270,18 +280,17 @@ class CompiledCall:
             self._bind_state(state, leaves)
         for number, check in self.early:
             check(self.bound[number])
-        numbers = []
-        for action in self.recorder.before:
-            if isinstance(action, Draw):
-                if draws:
-                    self._draw(action)
-            elif isinstance(action, Effect):
+        numbers = [action.read() for action in self.reads_first]
+        for action in self.other_actions:
+            if isinstance(action, Effect):
                 action.do()
                 done.append(action)
-            else:
+            elif isinstance(action, Read):
                 numbers.append(action.read())
-        for evaluate, place in self.scalars:
-            place[...] = evaluate(numbers)
+            elif draws:
+                self._draw(action)
+        if numbers:
+            self.numbers.write(numbers)
 
     def _draw(self, action: Draw) -> None:
         number = self.draws[id(action)]
@@ -304,10 +313,8 @@ class CompiledCall:
         self._bind(state.number, array)
         self._bind_output(state.output, array)
 
-    def _bind_outputs(self, leaves: Sequence[Any]) -> None:
-        outputs, addresses = self.outputs, self.addresses
-        for output, at, memory in self.given_out:
-            outputs[output], addresses[at] = memory.take()
+    def _bind_outputs(self, leaves: Sequence[Any]) -> list[Any]:
+        """Return the arrays of a call's outputs: those that are kept, and those that are given out."""
         for place, kept in self.gradients:
             if kept is None:
                 continue
@@ -321,10 +328,12 @@ class CompiledCall:
                     continue
                 del gradient
             self._bind_output(kept, np.empty(*self.kinds[kept]))
+        outputs = self.outputs.copy()
+        take_all(self.given_out, outputs, self.addresses)
+        return outputs
 
-    def _finish(self, leaves: Sequence[Any]) -> Any:
+    def _finish(self, leaves: Sequence[Any], outputs: Sequence[Any]) -> Any:
         """Give the new values to the Tensors that they belong to, and return the function's result."""
-        outputs = self.outputs
         for place, output in self.rewritten:
             tensor = find_tensor(place, leaves)
             tensor.cached_data = outputs[output]
@@ -334,10 +343,7 @@ class CompiledCall:
                 tensor.grad = None
             elif tensor.grad is None or tensor.grad.cached_data is not outputs[kept]:
                 tensor.grad = Tensor.make_const(outputs[kept])
-        result = self.results.of_call(outputs, leaves)
-        for output, _, _ in self.given_out:
-            outputs[output] = None  # theirs who have it now
-        return result
+        return self.results.of_call(outputs, leaves)
 
 
 class _State:

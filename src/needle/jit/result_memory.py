@@ -7,6 +7,7 @@ when nobody else refers to it, be it by a Tensor, a view, a buffer or a weak ref
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from sys import getrefcount
 from typing import Any
 from weakref import getweakrefcount
@@ -16,46 +17,72 @@ from numpy.typing import NDArray
 
 from needle.compiler.address import address_of
 
-__all__ = ["ResultMemory"]
+__all__ = ["ResultMemory", "take_all"]
 
-_Held = tuple[NDArray[Any], int]  # an array and its address
+_Held = tuple[Any, int]  # an array, or None, and its address
 
 
-def _own_references() -> int:
+def _free_references() -> int:
     held: _Held = np.empty(0), 0
-    return getrefcount(held[0])
+    array, _ = held
+    return getrefcount(array)
 
 
-# As many references as are counted where there is none but our own.
-_OWN_REFERENCES = _own_references()
+# As many references are counted of an array that only its memory holds, by a function with a name for it.
+_FREE = _free_references()
 
 
 class ResultMemory:
     """The arrays that the last calls gave out as one output.
 
     There are two: while `y = f(x)` runs again, the caller still holds the `y` of the call before.
+
+    Args:
+        output, at: the number of the output, and that of its address.
+        shape, dtype: what its arrays are of.
     """
 
-    __slots__ = ("dtype", "newer", "older", "shape")
+    __slots__ = ("at", "dtype", "newer", "older", "output", "shape")
 
-    def __init__(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
+    def __init__(self, output: int, at: int, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
+        self.output = output
+        self.at = at
         self.shape = shape
-        self.dtype = dtype
-        self.newer: _Held | None = None
-        self.older: _Held | None = None
+        self.dtype = np.empty(0, dtype).dtype  # the object that arrays of it have
+        self.newer: _Held = None, 0
+        self.older: _Held = None, 0
 
-    def take(self) -> _Held:
-        """Return an array whose values nobody needs, and its address: the one given out last where that is free."""
-        newer, older = self.newer, self.older
-        if newer is not None and getrefcount(newer[0]) == _OWN_REFERENCES and self._is_as_made(newer[0]):
-            return newer
-        if older is None or getrefcount(older[0]) != _OWN_REFERENCES or not self._is_as_made(older[0]):
+    def exchange(self) -> _Held:
+        """Return the array that was not given out last, or a new one; the other waits for its turn."""
+        array, _ = older = self.older
+        if getrefcount(array) != _FREE or not self._is_as_made(array):
             array = np.empty(self.shape, self.dtype)
             older = array, address_of(array)
-        self.newer, self.older = older, newer
+        self.newer, self.older = older, self.newer
         return older
 
     def _is_as_made(self, array: NDArray[Any]) -> bool:
         """Tell whether nobody who had an array has changed its form, and nobody waits for it to go."""
-        as_made = array.shape == self.shape and array.dtype == self.dtype and array.flags.carray
-        return as_made and not getweakrefcount(array)
+        return (
+            array.shape == self.shape
+            and array.dtype is self.dtype
+            and array.flags.carray
+            and not getweakrefcount(array)
+        )
+
+
+def take_all(memories: Iterable[ResultMemory], outputs: list[Any], addresses: memoryview) -> None:
+    """Put arrays whose values nobody needs among the outputs, and where they lie among the addresses."""
+    for memory in memories:
+        array, address = memory.newer
+        # `_is_as_made` written out: this is run for every result.
+        if (
+            getrefcount(array) != _FREE
+            or array.shape != memory.shape
+            or array.dtype is not memory.dtype
+            or not array.flags.carray
+            or getweakrefcount(array)
+        ):
+            array, address = memory.exchange()
+        outputs[memory.output] = array
+        addresses[memory.at] = address

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Iterable, Sequence
+from operator import itemgetter
 from typing import Any, NoReturn
 
 from needle import tracing
@@ -91,8 +92,6 @@ class Results:
         state: the Tensors that the program reads beside its arguments.
     """
 
-    __slots__ = ("_make", "_state", "has_graph")
-
     def __init__(self, value: Any, state: Sources) -> None:
         self._state = state
         self.has_graph = _requires_grad(value)
@@ -130,22 +129,25 @@ def _maker(value: Any) -> _Make:
     if isinstance(value, tracing.HostNumber):
         return lambda *_: value.value
     if isinstance(value, (tuple, list)):
-        return _sequence_maker(type(value), [_maker(one) for one in value])
+        return _sequence_maker(type(value), value)
     if isinstance(value, dict):
         named = {key: _maker(one) for key, one in value.items()}
         return lambda outputs, leaves, op: {key: make(outputs, leaves, op) for key, make in named.items()}
     return lambda *_: value
 
 
-def _sequence_maker(kind: Any, makers: Sequence[_Make]) -> _Make:
-    def as_list(outputs: Sequence[Any], leaves: Sequence[Any], op: CompiledCallOp | None) -> list[Any]:
-        return [make(outputs, leaves, op) for make in makers]
-
-    if issubclass(kind, list):
-        return as_list
+def _sequence_maker(kind: Any, parts: Sequence[Any]) -> _Make:
+    build = list if issubclass(kind, list) else kind
     if hasattr(kind, "_fields"):
-        return lambda *given: kind(*as_list(*given))
-    return lambda *given: kind(as_list(*given))
+        build = lambda made: kind(*made)  # noqa: E731
+    if len(parts) > 1 and all(type(one) is Output and one.is_tensor and not one.requires_grad for one in parts):
+        pick, new = itemgetter(*[one.number for one in parts]), Tensor.make_const
+        return lambda outputs, _, __: build(tuple(map(new, pick(outputs))))
+    makers = [_maker(one) for one in parts]
+    if len(makers) == 2:
+        first, second = makers
+        return lambda outputs, leaves, op: build((first(outputs, leaves, op), second(outputs, leaves, op)))
+    return lambda outputs, leaves, op: build([make(outputs, leaves, op) for make in makers])
 
 
 def _output_maker(mark: Output) -> _Make:

@@ -217,9 +217,13 @@ class Optimizer:
         if isinstance(parameter.grad, Gradient):
             parameter.grad.release_graph()
 
-    def _membership(self) -> tuple[tuple[int, ...], ...]:
+    def _membership(self) -> tuple[int, ...]:
         """Tell which groups there are, and which parameters are in them: by identity, for guards of compiled steps."""
-        return tuple((id(group), *map(id, group["params"])) for group in self.groups)
+        found: list[int] = []
+        for group in self.groups:
+            found.append(id(group))
+            found += map(id, group["params"])
+        return tuple(found)
 
     def _all_params(self) -> tuple[int, ...]:
         return tuple(map(id, self.params))
@@ -255,7 +259,8 @@ class Optimizer:
         return SimpleNamespace(**values, t=host_number(lambda: self.t + 1))
 
     def _number(self, group: dict[str, Any], name: str) -> Any:
-        return _number(self._setting(group, name), self.t)
+        value = group[name] if name in group else getattr(self, name)
+        return value if type(value) is float else _number(value, self.t)
 
 
 def _is_stale(params: Sequence[Tensor]) -> bool:
