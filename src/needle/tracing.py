@@ -11,7 +11,9 @@ new trace.
 
 from __future__ import annotations
 
+import math
 import operator
+import re
 import threading
 from collections.abc import Callable, Hashable, Iterator, Sequence, Set
 from contextlib import contextmanager
@@ -256,36 +258,35 @@ class HostNumber:
 
     Args:
         owner: the recorder.
-        key: what two numbers have in common exactly when they are the same formula.
-        evaluate: computes the number from the list of those that were read in this call.
+        formula: Python's text for the number, of those that were read in this call: `numbers[0]` is the first.
         value: the number now.
     """
 
     # NumPy's arrays leave arithmetic with these numbers to the methods below.
     __array_ufunc__ = None
-    __slots__ = ("evaluate", "key", "owner", "value")
+    __slots__ = ("formula", "owner", "value")
 
-    def __init__(self, owner: Any, key: Hashable, evaluate: Callable[[list[Number]], Number], value: Number) -> None:
+    def __init__(self, owner: Any, formula: str, value: Number) -> None:
         self.owner = owner
-        self.key = key
-        self.evaluate = evaluate
+        self.formula = formula
         self.value = value
 
     @property
     def reads(self) -> Set[int]:
         """Which of the numbers that a call reads are in the formula, by their place."""
-        return set(_reads_in(self.key))
+        return {int(place) for place in re.findall(r"numbers\[(\d+)\]", self.formula)}
+
+    def function(self) -> Callable[[Sequence[Number]], Number]:
+        """Return what computes the number from those that were read in a call."""
+        text = f"lambda numbers: {self.formula}"
+        function: Callable[[Sequence[Number]], Number] = eval(text, dict(_NO_DIGITS))  # noqa: S307  of digits and signs
+        return function
 
     def _combine(self, function: Callable[[Any, Any], Any], a: object, b: object) -> Any:
-        operands = [one if isinstance(one, HostNumber) else _constant(one) for one in (a, b)]
-        if operands[0] is None or operands[1] is None:
+        if not (isinstance(a, _NUMBERS) and isinstance(b, _NUMBERS)):
             return self._with_array(function, a, b)
-        (key_a, first, value_a), (key_b, second, value_b) = map(_parts, operands)
-
-        def evaluate(read: list[Number]) -> Number:
-            return function(first(read), second(read))
-
-        return HostNumber(self.owner, (function.__name__, key_a, key_b), evaluate, function(value_a, value_b))
+        (first, value_a), (second, value_b) = _parts(a), _parts(b)
+        return HostNumber(self.owner, f"({first} {_SIGNS[function]} {second})", function(value_a, value_b))
 
     def _with_array(self, function: Callable[[Any, Any], Any], a: object, b: object) -> Any:
         other = b if a is self else a
@@ -374,24 +375,15 @@ class HostNumber:
         return f"HostNumber({self.value})"
 
 
-def _reads_in(key: Any) -> Iterator[int]:
-    """Yield the places of the numbers in a formula's key."""
-    kind, *parts = key
-    if kind == "read":
-        yield parts[0]
-    elif not isinstance(kind, type):  # a constant
-        for part in parts:
-            yield from _reads_in(part)
+_NUMBERS = (int, float, HostNumber)
+_SIGNS = {operator.add: "+", operator.sub: "-", operator.mul: "*", operator.truediv: "/", operator.pow: "**"}
+# What stands for numbers that are not written in digits.
+_NO_DIGITS = {"inf": math.inf, "nan": math.nan}
 
 
-def _constant(value: object) -> Any:
-    """Return a number as the parts of a formula, None for anything else."""
-    if not isinstance(value, (int, float)):
-        return None
-    return (type(value), value, np.signbit(value)), lambda read: value, value
-
-
-def _parts(operand: Any) -> Any:
+def _parts(operand: Any) -> tuple[str, Number]:
+    """Return the formula of a number and its value."""
     if isinstance(operand, HostNumber):
-        return operand.key, operand.evaluate, operand.value
-    return operand
+        return operand.formula, operand.value
+    plain = operand.item() if isinstance(operand, np.generic) else operand
+    return f"({plain!r})", plain

@@ -28,13 +28,10 @@ class HostNumbers:
     Args:
         reads: how they are read, in order.
         guards: what the trace has taken for granted of them.
-
-    Attributes:
-        guards: the same.
     """
 
     def __init__(self, reads: Iterable[Read], guards: Sequence[NumberGuard]) -> None:
-        self.guards = guards
+        self._guards = [(one, one.number.function()) for one in guards]
         self._reads = [one.read for one in reads]
         guarded = {place for guard in guards for place in guard.number.reads}
         self._guarded = [(place, self._reads[place]) for place in sorted(guarded)]
@@ -45,7 +42,7 @@ class HostNumbers:
 
     def scalar(self, number: tracing.HostNumber, dtype: np.dtype[Any]) -> NDArray[Any]:
         """Return an array without axes that `write` keeps equal to a number."""
-        scalar = number.evaluate, np.zeros((), dtype)
+        scalar = number.function(), np.zeros((), dtype)
         for place in number.reads:
             self._scalars_of[place].append(scalar)
         return scalar[1]
@@ -61,8 +58,8 @@ class HostNumbers:
                 is_as_it_was = False
         if is_as_it_was:
             return None
-        for guard in self.guards:
-            value = guard.number.evaluate(numbers)
+        for guard, evaluate in self._guards:
+            value = evaluate(numbers)
             if guard.question(value) != guard.expected:
                 return guard.what, guard.expected, value
         for place, _ in self._guarded:

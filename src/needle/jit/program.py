@@ -104,7 +104,7 @@ class CompiledCall:
         self.numbers = HostNumbers(reads, self.recorder.number_guards)
         # Most programs read all numbers before they do anything.
         first = next((number for number, one in enumerate(before) if not isinstance(one, Read)), len(before))
-        self.reads_first = reads[:first]
+        self.reads_first = [one.read for one in reads[:first]]
         self.other_actions = before[first:]
         for number, (node, source) in enumerate(self.recorder.inputs):
             if isinstance(source, ArgumentPlace):
@@ -164,7 +164,7 @@ class CompiledCall:
         found = self.premises.mismatch()
         if found is None and (self.states or self.missing):
             found = self._state_mismatch(leaves)
-        if found is None and self.numbers.guards:
+        if found is None and self.recorder.number_guards:
             found = self.numbers.mismatch()
         return found
 
@@ -280,7 +280,7 @@ class CompiledCall:
             self._bind_state(state, leaves)
         for number, check in self.early:
             check(self.bound[number])
-        numbers = [action.read() for action in self.reads_first]
+        numbers = [read() for read in self.reads_first]
         for action in self.other_actions:
             if isinstance(action, Effect):
                 action.do()

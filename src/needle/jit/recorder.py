@@ -163,18 +163,18 @@ class Recorder:
         place = self._reads
         self._reads += 1
         self.before.append(Read(read))
-        return tracing.HostNumber(self, ("read", place), lambda numbers: numbers[place], value)
+        return tracing.HostNumber(self, f"numbers[{place}]", value)
 
     def number_node(self, number: tracing.HostNumber, dtype: np.dtype[Any]) -> Node:
         """Return the input for a number of the host in an array's dtype."""
-        key = number.key, dtype
+        key = number.formula, dtype
         if key not in self._scalars:
             self._scalars[key] = self.new_input((), dtype, HostScalar(number, dtype)).node
         return self._scalars[key]
 
     def guard_number(self, number: tracing.HostNumber, question: Callable[[Any], Any], answer: Any, what: str) -> None:
         """Note that the function's course depends on the answer to a question about a number."""
-        key = number.key, what
+        key = number.formula, what
         if key not in self._number_guard_keys:
             self._number_guard_keys.add(key)
             self.number_guards.append(NumberGuard(number, question, answer, what))

@@ -255,12 +255,17 @@ class Optimizer:
 
     def _hyperparameters(self, group: dict[str, Any]) -> SimpleNamespace:
         """Return the settings of this step as numbers, and its number `t`, from 1."""
-        values = {name: host_number(partial(self._number, group, name)) for name in self.setting_names}
+        values = {name: host_number(self._reader(group, name)) for name in self.setting_names}
         return SimpleNamespace(**values, t=host_number(lambda: self.t + 1))
 
-    def _number(self, group: dict[str, Any], name: str) -> Any:
-        value = group[name] if name in group else getattr(self, name)
-        return value if type(value) is float else _number(value, self.t)
+    def _reader(self, group: dict[str, Any], name: str) -> Callable[[], Any]:
+        """Return what reads a setting as a number: `_setting` written out, as compiled steps do so in each call."""
+
+        def read() -> Any:
+            value = group[name] if name in group else getattr(self, name)
+            return value if type(value) is float else _number(value, self.t)
+
+        return read
 
 
 def _is_stale(params: Sequence[Tensor]) -> bool:
