@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Iterable, Sequence
-from operator import itemgetter
 from typing import Any, NoReturn
 
 from needle import tracing
@@ -95,7 +94,10 @@ class Results:
     def __init__(self, value: Any, state: Sources) -> None:
         self._state = state
         self.has_graph = _requires_grad(value)
-        self._make = _maker(value)
+        # One function for the whole result, as its parts are few operations each.
+        names = {"new": Tensor.make_const, "new_with_graph": _with_graph, "find_tensor": find_tensor}
+        text = _text_of(value, names)
+        self._make: _Make = eval(f"lambda outputs, leaves, op: {text}", names)  # noqa: S307  names stand for all objects
 
     def of_call(self, outputs: Sequence[Any], leaves: Sequence[Any]) -> Any:
         """Return the result of a call.
@@ -107,7 +109,7 @@ class Results:
         return self._make(outputs, leaves, CompiledCallOp(Sources(leaves), self._state) if self.has_graph else None)
 
 
-# Makes part of a result of the program's outputs, the call's leaves, and the operator of Tensors that have a graph.
+# Makes a result of the program's outputs, the call's leaves, and the operator of Tensors that have a graph.
 _Make = Callable[[Sequence[Any], Sequence[Any], CompiledCallOp | None], Any]
 
 
@@ -119,50 +121,39 @@ def _requires_grad(value: Any) -> bool:
     return isinstance(value, (tuple, list)) and any(map(_requires_grad, value))
 
 
-def _maker(value: Any) -> _Make:
-    """Return what makes a part of the result: what kind it is, is looked up here, once for all calls."""
+def _text_of(value: Any, names: dict[str, Any]) -> str:  # noqa: PLR0911  one line a kind
+    """Return Python's text for what makes a part of the result; objects that have none are put among its names."""
     if type(value) is Output:
-        return _output_maker(value)
+        array = f"outputs[{value.number}]"
+        if not value.is_tensor:
+            return array
+        return f"new_with_graph({array}, op)" if value.requires_grad else f"new({array})"
     if type(value) is Known:
-        place = value.place
-        return lambda _, leaves, __: find_tensor(place, leaves)
+        return f"find_tensor({_name(value.place, names)}, leaves)"
     if isinstance(value, tracing.HostNumber):
-        return lambda *_: value.value
-    if isinstance(value, (tuple, list)):
-        return _sequence_maker(type(value), value)
+        return _name(value.value, names)
     if isinstance(value, dict):
-        named = {key: _maker(one) for key, one in value.items()}
-        return lambda outputs, leaves, op: {key: make(outputs, leaves, op) for key, make in named.items()}
-    return lambda *_: value
+        return "{" + "".join(f"{_name(key, names)}: {_text_of(one, names)}, " for key, one in value.items()) + "}"
+    if not isinstance(value, (tuple, list)):
+        return _name(value, names)
+    parts = "".join(f"{_text_of(one, names)}, " for one in value)
+    if isinstance(value, list):
+        return f"[{parts}]"
+    if type(value) is tuple:
+        return f"({parts})"
+    return _name(type(value), names) + (f"({parts})" if hasattr(value, "_fields") else f"([{parts}])")
 
 
-def _sequence_maker(kind: Any, parts: Sequence[Any]) -> _Make:
-    build = list if issubclass(kind, list) else kind
-    if hasattr(kind, "_fields"):
-        build = lambda made: kind(*made)  # noqa: E731
-    if len(parts) > 1 and all(type(one) is Output and one.is_tensor and not one.requires_grad for one in parts):
-        pick, new = itemgetter(*[one.number for one in parts]), Tensor.make_const
-        return lambda outputs, _, __: build(tuple(map(new, pick(outputs))))
-    makers = [_maker(one) for one in parts]
-    if len(makers) == 2:
-        first, second = makers
-        return lambda outputs, leaves, op: build((first(outputs, leaves, op), second(outputs, leaves, op)))
-    return lambda outputs, leaves, op: build([make(outputs, leaves, op) for make in makers])
+def _name(value: Any, names: dict[str, Any]) -> str:
+    name = f"known_{len(names)}"
+    names[name] = value
+    return name
 
 
-def _output_maker(mark: Output) -> _Make:
-    number, new = mark.number, Tensor.make_const
-    if not mark.is_tensor:
-        return lambda outputs, _, __: outputs[number]
-    if not mark.requires_grad:
-        return lambda outputs, _, __: new(outputs[number])
-
-    def with_graph(outputs: Sequence[Any], _: Sequence[Any], op: CompiledCallOp | None) -> Tensor:
-        tensor = new(outputs[number], requires_grad=True)
-        tensor.op = op
-        return tensor
-
-    return with_graph
+def _with_graph(array: Any, op: CompiledCallOp) -> Tensor:
+    tensor = Tensor.make_const(array, requires_grad=True)
+    tensor.op = op
+    return tensor
 
 
 def without_graph(value: Any) -> Any:
