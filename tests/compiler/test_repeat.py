@@ -217,6 +217,19 @@ def test_a_loop_in_a_loop_of_steps_that_carry_nothing(number: bool, threads: int
     assert len(loops_of(outer.params["body"])) == 1
 
 
+def test_what_steps_read_repeated_is_read_as_it_is() -> None:
+    x, bias, column = random(9, 5, 7), random(7, seed=1), random(5, 1, seed=2)
+
+    def steps(x: Any, bias: Any, column: Any) -> list[Any]:
+        row = xp.broadcast_to(xp.reshape(bias * 2, (1, 7)), (5, 7))
+        return repeat(lambda h, x: ([xp.tanh(h + row) * column + x], []), [x[0]], [x], 9, False)
+
+    graph = graph_of(steps, x, bias, column)
+    (loop,) = loops_of(graph)
+    assert sorted(one.shape for one in loop.inputs[2:]) == [(1, 7), (5, 1)]
+    assert_right(graph, x, bias, column)
+
+
 def test_a_counted_loop_backwards_goes_through_the_last_elements() -> None:
     x, number = random(5, 3), np.array(2, dtype="int64")
 

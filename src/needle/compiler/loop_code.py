@@ -175,12 +175,19 @@ class _Renderer:
             self._write_step(f, made, phases, own)
 
     def _write_strands(self, f: Function, phases: Sequence[RenderedKernel], own: dict[Buffer, int]) -> None:
-        """Write the steps of the strands in the share; each strand makes every so many-th one, in memory of its own."""
+        """Write the steps of the strands in the share, each in memory of its own.
+
+        They are dealt to and fro: steps that are the longer the later they come are shared fairly too.
+        """
         with f.loop(SSA("%begin", "i64"), SSA("%end", "i64")) as strand:
             memory = f.address(self.memory, "i8", f.binary("mul", strand, f.integer(self.scratch.size)))
             self.memory = memory.name
-            with f.loop(strand, self.count, self.strands) as made:
-                self._write_step(f, made, phases, own)
+            from_last = f.binary("sub", f.integer(self.strands - 1), strand)
+            with f.loop(f.integer(0), self.count, self.strands) as first:
+                is_odd = f.compare("ne", f.binary("urem", first, f.integer(2 * self.strands)), f.integer(0))
+                made = f.binary("add", first, f.select(is_odd, from_last, strand))
+                with f.when(f.compare("slt", made, self.count)):
+                    self._write_step(f, made, phases, own)
 
     def _offsets(self, phases: Sequence[RenderedKernel]) -> dict[Buffer, int]:
         """Return where in the scratch memory lies what the phases of a lane pass on to each other within a step."""

@@ -15,6 +15,7 @@ two are the same loop, None that there is no other; `with_one_form_each` leaves 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -139,7 +140,17 @@ def _captured(outputs: Sequence[Node], own: Collection[Node]) -> list[Node]:
         small = node.primitive != "constant" or node.params["value"].size == 1
         numbers[node] = node.primitive in _MADE_INSIDE and small and all(numbers[one] for one in node.inputs)
     read = [*outputs, *(one for node in Graph((), tuple(outputs)).nodes() if node in varying for one in node.inputs)]
-    return list(dict.fromkeys(one for one in read if one not in varying and not numbers[one]))
+    return list(dict.fromkeys(_repeated(one) for one in read if one not in varying and not numbers[one]))
+
+
+def _repeated(node: Node) -> Node:
+    """Return what a node only repeats: each step repeats it for itself, and reads no more than that."""
+    source = node
+    while node.primitive in ("broadcast", "reshape"):
+        (node,) = node.inputs
+        if math.prod(node.shape) < math.prod(source.shape):
+            source = node
+    return source
 
 
 def with_inputs(outputs: Sequence[Node], instead: Mapping[Node, Node]) -> tuple[Node, ...]:

@@ -150,7 +150,8 @@ class AttentionLoops:
             *((columns.divided(one), each) for one in self.masks),
         ]
         arrays, every = zip(*sequences, strict=True)
-        _, (y, lse) = xp.repeat_step(queries, (), arrays, every=every)
+        # The longest steps first, so that threads end together.
+        _, (y, lse) = xp.repeat_step(queries, (), arrays, every=every, backwards=self.attention.causal)
         return self._whole(y, rows), self._whole(lse, rows)
 
     def _whole(self, array: Array, blocks: _Blocks) -> Array:
