@@ -1,7 +1,7 @@
 """Compiled convolutions: forward, gradient of the image, gradient of the weight, beside PyTorch in the same run.
 
     python benchmarks/convolution.py
-    python benchmarks/convolution.py --rounds 20 --output FOLDER
+    python benchmarks/convolution.py --only 1x1 --rounds 20 --output FOLDER
 
 Rounds of both alternate and medians are shown, as GFLOP/s, and the ratio of Needle's time to PyTorch's, whose tensors
 lie channels last, which is its better layout. Both use all processors. With --output the table is written as Markdown
@@ -22,15 +22,15 @@ import needle as ndl
 from comparison import median_seconds
 
 # Batch, side, input channels, kernel, output channels, stride, groups.
-SHAPES = [
-    (64, 32, 64, 3, 64, 1, 1),
-    (64, 16, 128, 3, 128, 1, 1),
-    (64, 8, 256, 3, 256, 1, 1),
-    (128, 32, 3, 7, 16, 4, 1),
-    (128, 8, 16, 3, 32, 2, 1),
-    (64, 16, 128, 1, 128, 1, 1),
-    (64, 16, 128, 3, 128, 1, 128),
-]
+SHAPES = {
+    "64": (64, 32, 64, 3, 64, 1, 1),
+    "128": (64, 16, 128, 3, 128, 1, 1),
+    "256": (64, 8, 256, 3, 256, 1, 1),
+    "7x7": (128, 32, 3, 7, 16, 4, 1),
+    "strided": (128, 8, 16, 3, 32, 2, 1),
+    "1x1": (64, 16, 128, 1, 128, 1, 1),
+    "depthwise": (64, 16, 128, 3, 128, 1, 128),
+}
 # Until the threads of the one before have stopped spinning, in seconds.
 PAUSE = 0.05
 PASSES = ("forward", "image's gradient", "weight's gradient")
@@ -47,10 +47,12 @@ class Result:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    names = list(SHAPES)
+    parser.add_argument("--only", nargs="+", choices=names, default=names, metavar="SHAPE", help=", ".join(names))
     parser.add_argument("--rounds", type=int, default=9, help="how often each contestant is timed (default 9)")
     parser.add_argument("--output", type=Path, help="a folder for the table as Markdown and JSON")
     options = parser.parse_args()
-    results = [result for shape in SHAPES for result in measure(shape, options.rounds)]
+    results = [result for name in options.only for result in measure(SHAPES[name], options.rounds)]
     table = as_markdown(results)
     print(table)
     if options.output:

@@ -22,6 +22,7 @@ from needle.compiler.schedule import schedule
 from needle.compiler.simplify import simplify
 from needle.compiler.steps import Contraction
 from needle.compiler.thread_count import set_num_threads
+from needle.compiler.tiling import choose_tiling, divide
 
 from .compiled import assert_compiles, compile_function
 
@@ -229,3 +230,16 @@ def test_neighbours_and_their_samples_are_summed_in_one_loop() -> None:
             loops.setdefault(one.out.shape, set()).add(tiles.text().count("asm"))
     # Lines of the kernel, its elements and channels; lines of the image, and its elements with their samples.
     assert loops == {(32, 8, 8, 16): {3}, (3, 3, 16, 16): {2}}
+
+
+def test_operands_that_are_clipped_are_read_where_they_lie() -> None:
+    step, tensors = step_of((16, (2, 2), 256, 1600, (3, 3), 1, 1, 1))
+    wide = replace(host(), vector_bytes=64, vector_registers=32)
+    packed = 0
+    for one in ndl.jit(step).lower(*tensors).program.executable.program.steps:
+        if isinstance(one, Contraction) and one.a.clips:
+            product, tiling = choose_tiling(one, wide)
+            assert not tiling.pack_a
+            # The gradient of the weight, whose columns push each other out of the cache, is copied where it is whole.
+            packed += divide([replace(product, clips=())], wide)[1].pack_a
+    assert packed == 1
