@@ -243,3 +243,12 @@ def test_operands_that_are_clipped_are_read_where_they_lie() -> None:
             # The gradient of the weight, whose columns push each other out of the cache, is copied where it is whole.
             packed += divide([replace(product, clips=())], wide)[1].pack_a
     assert packed == 1
+
+
+@pytest.mark.parametrize(("channels", "is_cut"), [(32, False), (48, True)])
+def test_sums_over_windows_stay_whole_where_a_panel_and_a_window_fit_a_cache(channels: int, is_cut: bool) -> None:
+    small = replace(host(), vector_bytes=64, vector_registers=32, second_cache_bytes=65536)
+    x, w = (ndl.Tensor(normal(*shape)) for shape in [(32, 4, 4, channels), (3, 3, channels, 64)])
+    lowered = ndl.jit(lambda x, w: ndl.conv(x, w, padding=1)).lower(x, w)
+    (product,) = (one for one in lowered.program.executable.program.steps if isinstance(one, Contraction))
+    assert (choose_tiling(product, small)[1].cuts > 1) is is_cut

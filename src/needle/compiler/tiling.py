@@ -35,6 +35,8 @@ _FEW_TILES, _FEW_ROWS = 24, 8
 _BLOCKS_EACH = 8
 # Sums are not cut shorter than this, and blocks not made wider: columns of the result.
 _SHORTEST_CUT, _WIDEST_BLOCK = 256, 1024
+# How much a panel and a window of an image need together, of the second cache, which the next window finds there.
+_OVERLAP = 1.25
 # Into how many pieces long sums fall.
 _PIECES = 8
 # A product that is turned takes longer to compile: it is to be so many times as fast.
@@ -276,13 +278,20 @@ def _depth(product: Product, rows: Split, vectors: Split, host: Host) -> int:
 
     Where the whole left operand stays there, it is enough that a few panels of the right one do beside it: all rows'
     tiles read a panel before the next one's turn. Where one tile has all rows of a turned product, nobody reads a panel
-    again; sums stay whole if there are as many tiles as there would be pieces. Otherwise the right operand's rows have
-    to stay there; and the left operand's columns, where tiles share their lines.
+    again; sums stay whole if there are as many tiles as there would be pieces. Where matrices are windows of an image
+    that share a right operand too large for that cache, a panel stays for all of them: neighbours' windows overlap, so
+    that the panel and a window may need a little more than there is. Otherwise the right operand's rows have to stay
+    there; and the left operand's columns, where tiles share their lines.
     """
     left_bytes = product.rows * product.inner * product.item_bytes
     panel_bytes = vectors.largest * host.vector_bytes * product.inner
     is_read_once = product.is_turned and rows.count == 1 and vectors.count >= _PIECES
     if left_bytes <= host.second_cache_bytes // 2 and (is_read_once or panel_bytes <= host.second_cache_bytes // 8):
+        return product.inner
+    right_bytes = product.columns * product.inner * product.item_bytes
+    is_shared = product.batch and not any(product.b.batch) and product.a.outer != 1
+    windows_overlap = is_shared and len(product.sums) > 1 and right_bytes > host.second_cache_bytes
+    if windows_overlap and left_bytes + panel_bytes <= _OVERLAP * host.second_cache_bytes:
         return product.inner
     columns = min(product.columns, _WIDEST_BLOCK)
     if product.a.outer == 1:
