@@ -328,6 +328,19 @@ def tiling_of(rows: int, inner: int, columns: int, host: Host) -> Tiling:
     return choose_tiling(step, host)[1]
 
 
+@pytest.mark.parametrize(
+    ("rows", "columns", "is_packed"), [(128, 128, False), (128, 100, False), (512, 128, True), (128, 1024, True)]
+)
+def test_the_rows_of_a_cut_are_read_where_they_lie_by_few_tiles(rows: int, columns: int, is_packed: bool) -> None:
+    a, b = input_node((16384, rows), np.dtype("f4")), input_node((16384, columns), np.dtype("f4"))
+    graph = Graph((a, b), ((TracedArray(a).T @ TracedArray(b)).node,))
+    (step,) = schedule(graph).steps
+    assert isinstance(step, Contraction)
+    tiling = choose_tiling(step, HOST)[1]
+    assert tiling.all_by_cuts
+    assert tiling.pack_b is is_packed
+
+
 def test_rows_that_follow_each_other_are_asked_for_a_tile_ahead() -> None:
     b = input_node((64, 32), np.dtype("f4"))
     counts = []

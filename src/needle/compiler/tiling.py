@@ -195,6 +195,10 @@ def divide(candidates: Sequence[Product], host: Host, may_pack_in_blocks: bool =
     block = own_block or _block(rows, vectors, host.vector_bytes, depth, host)
     result_bytes = math.prod(product.batch) * product.rows * product.columns * product.item_bytes
     all_by_cuts = inner.count * second.count > 1 and result_bytes <= host.second_cache_bytes
+    # All tiles of a cut find the right operand's rows in the second cache: more of them still make no copy cheap.
+    has_few_readers = math.prod(product.batch) == 1 and rows.count < 2 * _FEW_ROWS
+    if all_by_cuts and has_few_readers and not (_has_to_be_packed(product, host) or _is_aliased(product)):
+        pack_b = False
     return product, Tiling(
         rows, vectors, lanes, inner, block, pack_a, pack_b, own_block is not None, second, all_by_cuts
     )
@@ -357,14 +361,24 @@ def _is_worth_packing_a(product: Product, vectors: Split, host: Host) -> bool:
 
 def _is_worth_packing_b(product: Product, rows: Split, host: Host) -> bool:
     """Tell whether the right operand has to be copied to give vectors, or is read so often that a copy is cheap."""
-    if product.b.outer != 1 and product.columns > 1:
+    if _has_to_be_packed(product, host):
         return True
-    if not host.is_x86 and product.columns % (host.vector_bytes // product.item_bytes):
-        return True  # vectors cut off at the edge are slow there
     repeats = math.prod(n for n, stride in zip(product.batch, product.b.batch, strict=True) if stride == 0)
     readers = rows.count * repeats
     if readers < _FEW_ROWS:
         return False
-    aliased = (product.b.inner[-1] * product.item_bytes) % (4 * _ALIAS_BYTES) == 0
     read_bytes = readers * product.columns * product.inner * product.item_bytes
-    return aliased or read_bytes > 4 * host.second_cache_bytes
+    return _is_aliased(product) or read_bytes > 4 * host.second_cache_bytes
+
+
+def _has_to_be_packed(product: Product, host: Host) -> bool:
+    """Tell whether the right operand gives no whole vectors where it lies."""
+    if product.b.outer != 1 and product.columns > 1:
+        return True
+    # Vectors cut off at the edge are slow elsewhere.
+    return not host.is_x86 and product.columns % (host.vector_bytes // product.item_bytes) != 0
+
+
+def _is_aliased(product: Product) -> bool:
+    """Tell whether the right operand's rows lie in lines of one place in the cache."""
+    return (product.b.inner[-1] * product.item_bytes) % (4 * _ALIAS_BYTES) == 0
