@@ -6,9 +6,11 @@ result once. Promotion of mixed types is NumPy's, which follows the array API st
 
 from __future__ import annotations
 
+from typing import Any
+
 import ml_dtypes
 import numpy as np
-from numpy.typing import DTypeLike
+from numpy.typing import DTypeLike, NDArray
 
 from needle.errors import DTypeError
 
@@ -77,3 +79,24 @@ def is_floating(dtype: np.dtype[np.generic]) -> bool:
 def is_narrow(dtype: np.dtype[np.generic]) -> bool:
     """Tell whether `dtype` is float16 or bfloat16, which operators compute in float32."""
     return dtype.char in NARROW_FLOAT_CODES
+
+
+def cast(array: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
+    """Return an array in another dtype.
+
+    Integers are made of floating-point numbers by cutting off the fraction. Which one NumPy makes of a number that they
+    do not hold depends on the processor, and on where in the array it is: here the nearest that there is, and 0 of NaN.
+    """
+    if dtype.kind not in "iu" or not is_floating(array.dtype) or not array.size:
+        return array.astype(dtype)
+    array = array.astype(float32) if is_narrow(array.dtype) else array  # compared and converted sooner
+    limits = np.iinfo(dtype)
+    below, above = float(limits.min) - 1, float(limits.max + 1)
+    with np.errstate(invalid="ignore"):
+        if below < float(array.min()) and float(array.max()) < above:
+            return array.astype(dtype)
+        found = np.asarray(array).astype(dtype)
+    found[array <= below] = limits.min
+    found[array >= above] = limits.max
+    found[np.isnan(array)] = 0
+    return found

@@ -466,6 +466,18 @@ def test_debug_nan_names_operator_and_line_eager_and_compiled():
             assert np.isnan(function(tensor(1, 3)).item())
 
 
+def test_debug_nan_names_a_cast_that_makes_integers_of_nan():
+    def f(x):
+        return (x * 2).astype("int32") + 1, ndl.ops.isnan(x).astype("int32"), x.astype("bool")
+
+    for function in (f, ndl.jit(f)):
+        assert function(tensor(np.nan, 3))[0].tolist() == [1, 7]
+        with ndl.debug_nan():
+            assert function(tensor(np.inf, 3))[0].tolist() == [-(2**31), 7]
+            with pytest.raises(NonFiniteError, match=rf"^astype at .*{LINE} made integers of NaN: 1 of 2 elements"):
+                function(tensor(np.nan, 3))
+
+
 def test_a_call_that_debug_nan_stops_changes_nothing():
     w = tensor(1, 2)
     opt = optim.SGD([w], lr=0.1, momentum=0.9)

@@ -259,6 +259,24 @@ def test_casting_to_integers_ends_the_graph():
     assert not x.astype("bool").requires_grad
 
 
+@pytest.mark.filterwarnings("ignore:overflow encountered in cast")  # what float16 cannot hold
+@pytest.mark.parametrize("dtype", ["int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64"])
+@pytest.mark.parametrize("source", ["float32", "float64", "float16", "bfloat16"])
+def test_casting_to_integers_gives_the_nearest_that_there_is(source, dtype):
+    limits = np.iinfo(dtype)
+    borders = [sign * 2.0**k + d for k in (7, 8, 15, 16, 31, 32, 63, 64) for sign in (1, -1) for d in (-1, 0, 0.5)]
+    x = Tensor([math.nan, math.inf, -math.inf, 0.9, -0.9, -1.5, 300.7, -300.7, 1e20, *borders], dtype=source)
+    exact = [0 if math.isnan(one) else one if math.isinf(one) else math.trunc(one) for one in x.numpy().tolist()]
+    expected = [int(min(max(one, limits.min), limits.max)) for one in exact]
+    for function in (ndl.astype, ndl.jit(ndl.astype)):
+        for repeats in (1, 3):  # other places in vectors
+            many = ndl.ops.concatenate([x] * repeats)
+            assert function(many, dtype).tolist() == expected * repeats
+        assert function(x[0], dtype).item() == 0
+        assert function(x[:0], dtype).shape == (0,)
+        assert function(ndl.ops.stack([x, x], 1)[:, 0], dtype).tolist() == expected
+
+
 def test_gradient_through_a_cast_from_integers_is_not_cut_off():
     x = Tensor([1, 2])
     (x.astype("float64") * 0.5).sum().backward()

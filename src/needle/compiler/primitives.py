@@ -17,7 +17,7 @@ from typing import Any, Protocol, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from needle.dtype import is_narrow
+from needle.dtype import cast, is_narrow
 
 __all__ = ["ELEMENTWISE", "MOVEMENT", "PRIMITIVES", "PRODUCTS", "REDUCTIONS", "UFUNC_OF", "Primitive"]
 
@@ -306,7 +306,7 @@ _ROWS = [
     Primitive("where", _infer_where, np.where, cost=1, in_vectors=True),
     # The elements of a, but not before b is there: equal to no other node, so that what is made of it is computed anew.
     Primitive("after", _infer_after, lambda a, b: a, cost=1),
-    Primitive("cast", _infer_cast, lambda a, dtype: a.astype(dtype), cost=1),
+    Primitive("cast", _infer_cast, cast, cost=1),
     _reduction("reduce_sum", _sum),
     _reduction("reduce_prod", _prod),
     _reduction("reduce_max", np.max),

@@ -1,7 +1,8 @@
 """How each elementwise function is computed on one element, in LLVM's instructions.
 
 The meaning is NumPy's: NaN stays NaN through maximum, integers divide as Python's do, a cast to a narrower integer
-keeps the low bits. Nothing is fused: `multiply_adds` has done so where it is wanted.
+keeps the low bits. Only a cast that depends on the processor in NumPy is what `needle.dtype.cast` says. Nothing is fused:
+`multiply_adds` has done so where it is wanted.
 """
 
 from __future__ import annotations
@@ -267,11 +268,11 @@ def _emit_float_cast(f: Function, a: SSA, kind: np.dtype[Any], result: np.dtype[
 
 
 def _emit_float_to_integer(f: Function, a: SSA, kind: np.dtype[Any], result: np.dtype[Any]) -> SSA:
-    """Emit the conversion to an integer: through 64 bits, then the low ones, as NumPy's casts do on most machines."""
-    name = f"llvm.fpto{'s' if result.kind == 'i' or result.itemsize < 8 else 'u'}i.sat.i64.{_mangled(kind)}"
-    f.declarations.add(f"declare i64 @{name}({a.type})")
-    wide = f.emit("i64", f"call i64 @{name}({a})")
-    return wide if result.itemsize == 8 else f.emit(llvm_type(result), f"trunc {wide} to {llvm_type(result)}")
+    """Emit the conversion to an integer: the nearest that there is, 0 of NaN, as `needle.dtype.cast`."""
+    target = llvm_type(result)
+    name = f"llvm.fpto{'s' if result.kind == 'i' else 'u'}i.sat.{target}.{_mangled(kind)}"
+    f.declarations.add(f"declare {target} @{name}({a.type})")
+    return f.emit(target, f"call {target} @{name}({a})")
 
 
 def _mangled(kind: np.dtype[Any]) -> str:

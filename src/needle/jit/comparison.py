@@ -17,7 +17,7 @@ from needle.device import random
 from needle.dtype import is_floating
 from needle.errors import CompileError, NonFiniteError
 from needle.jit.arguments import flatten
-from needle.jit.finite import FiniteWatch, is_finite, non_finite_error
+from needle.jit.finite import FiniteWatch, hidden_nan_error, hides_nan, is_finite, non_finite_error
 from needle.jit.notes import OperatorResult
 from needle.jit.program import CompiledCall
 from needle.jit.results import find_tensor, without_graph
@@ -192,19 +192,24 @@ def operator_results(program: CompiledCall) -> list[tuple[OperatorResult, NDArra
 
 
 def check_finite(program: CompiledCall) -> None:
-    """Raise where an operator makes a NaN or an infinity of finite numbers, for the inputs that are bound.
+    """Raise where an operator makes a NaN or an infinity of finite numbers, or a cast integers of NaN.
+
+    For the inputs that are bound.
 
     Raises:
         NonFiniteError: one does; nothing has been changed yet.
     """
     inputs = zip(program.recorder.inputs, program.bound, strict=True)
-    wrong = {node for (node, _), array in inputs if not is_finite(array)}
+    wrong = {node: array for (node, _), array in inputs if not is_finite(array)}
     for one, array in operator_results(program):
+        operands = [wrong[node] for node in one.operands if node in wrong]
+        if operands and hides_nan(one.name, array, operands):
+            raise hidden_nan_error(one.name, one.source, operands[0])
         if is_finite(array):
             continue
-        if wrong.isdisjoint(one.operands):
+        if not operands:
             raise non_finite_error(one.name, one.source, array)
-        wrong.add(one.node)
+        wrong[one.node] = array
 
 
 def error_within_loop(

@@ -14,18 +14,28 @@ from needle.compiler.user_code import user_source
 from needle.dtype import is_floating
 from needle.errors import NonFiniteError, SettingError
 
-__all__ = ["FiniteWatch", "debug_nan", "is_finite", "non_finite_error", "watch_from_environment"]
+__all__ = [
+    "FiniteWatch",
+    "debug_nan",
+    "hidden_nan_error",
+    "hides_nan",
+    "is_finite",
+    "non_finite_error",
+    "watch_from_environment",
+]
 
 
 class FiniteWatch(tracing.Observer):
     """Looks at every operator's result as it is computed."""
 
     def operator(self, op: Any, result: Any, operands: Sequence[Any]) -> None:
-        """Raise where finite operands gave a result that is not.
+        """Raise where finite operands gave a result that is not, or where a cast made integers of NaN.
 
         Raises:
             NonFiniteError: they did.
         """
+        if hides_nan(op.called, result, operands):
+            raise hidden_nan_error(op.called, str(user_source() or ""), operands[0])
         if is_finite(result) or not all(map(is_finite, operands)):
             return
         raise non_finite_error(op.called, str(user_source() or ""), result)
@@ -38,6 +48,21 @@ def is_finite(array: Any) -> bool:
     if not isinstance(array, (np.ndarray, np.generic)) or not is_floating(array.dtype):
         return True
     return bool(np.isfinite(array).all())
+
+
+def hides_nan(name: str, result: Any, operands: Sequence[Any]) -> bool:
+    """Tell whether an operator is a cast that made integers of NaN, which nobody sees from there on."""
+    is_cast = name == "astype" and isinstance(result, (np.ndarray, np.generic)) and result.dtype.kind in "iu"
+    return is_cast and not is_finite(operands[0]) and bool(np.isnan(operands[0]).any())
+
+
+def hidden_nan_error(name: str, source: str, operand: Any) -> NonFiniteError:
+    """Say where a cast was that made integers of NaN."""
+    where = f" at {source}" if source else ""
+    return NonFiniteError(
+        f"{name}{where} made integers of NaN: {int(np.isnan(operand).sum())} of {operand.size} elements of "
+        f"its operand {operand.dtype} {operand.shape}"
+    )
 
 
 def non_finite_error(name: str, source: str, result: Any) -> NonFiniteError:
@@ -59,6 +84,8 @@ _watch = FiniteWatch()
 @contextmanager
 def debug_nan() -> Iterator[None]:
     """Raise inside the block where an operator makes a NaN or an infinity of finite numbers, eager or compiled.
+
+    And where a cast to integers makes a NaN vanish, wherever it came from.
 
     The error names the operator and the line of the program that called it. Each result is looked at, which takes time:
     the environment variable NEEDLE_DEBUG=nan does the same for a whole program. It is looked up when Needle is imported

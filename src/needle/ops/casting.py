@@ -7,7 +7,7 @@ from numpy.typing import DTypeLike
 
 from needle.autograd import Tensor, TensorOp
 from needle.device import Array, Device, array_namespace, device_of
-from needle.dtype import as_dtype, float32, is_floating, is_narrow
+from needle.dtype import as_dtype, cast, float32, is_floating, is_narrow
 
 __all__ = ["Cast", "ToDevice", "astype", "to_device"]
 
@@ -23,8 +23,8 @@ class Cast(TensorOp):
         self.differentiable = is_floating(self.dtype)
 
     def compute(self, a: Array) -> Array:
-        if not is_narrow(self.dtype):
-            return array_namespace(a).astype(a, self.dtype)
+        if isinstance(a, np.ndarray) and not is_narrow(self.dtype):
+            return cast(a, self.dtype)
         with np.errstate(over="ignore"):  # what float16 cannot hold is infinite
             return array_namespace(a).astype(a, self.dtype)
 
@@ -35,6 +35,11 @@ class Cast(TensorOp):
 
 def astype(a: Tensor, dtype: DTypeLike) -> Tensor:
     """Return the values in another dtype; integers and booleans made of them carry no gradient.
+
+    Integers are made of other numbers by cutting off the fraction. What the dtype does not hold becomes the nearest
+    that it does (300.0 is 127 in int8, -1.0 is 0 in uint8, infinity the largest), and NaN becomes 0, on every
+    processor. An integer in a narrower dtype keeps its lowest bits. `ndl.debug_nan` names a cast that makes integers
+    of NaN.
 
     Raises:
         DTypeError: no such dtype.
