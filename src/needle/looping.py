@@ -24,16 +24,20 @@ from needle.compiler.primitives import ELEMENTWISE, MOVEMENT, PRIMITIVES
 from needle.compiler.repeat import OpenBody, are_same, depends_on, results_of, with_inputs
 from needle.compiler.simplify import scalar_of
 from needle.compiler.stepwise_sums import StepwiseSums
+from needle.compiler.user_code import user_source
+from needle.compiler.written_out import warn_of_steps
 from needle.device import Array
 from needle.jit.arguments import flatten, map_leaves
 from needle.jit.notes import Check
 from needle.jit.recorder import Recorder
 from needle.ops import make_tuple
 
-__all__ = ["loop_over"]
+__all__ = ["loop_over", "warn_if_written_out"]
 
 # Fewer steps are written out: their compiler sees more of each, and a loop is not much quicker to plan.
 _FEWEST_STEPS = 16
+# About how many nodes of a graph there are with its gradient, for each that there is without.
+_WITH_GRADIENT = 3
 # What is found by so many operations from what is there anyway is not kept from the loop for its gradient.
 _CHEAP, _MOST_AGAIN = 1, 24
 
@@ -71,6 +75,23 @@ def loop_over(step: Step, carry: Any, xs: Any, steps: int, reverse: bool) -> tup
     rest = iter(found)
     last = map_leaves(lambda _: next(rest), body.carry_on)
     return last, map_leaves(lambda _: next(rest), body.result)
+
+
+def warn_if_written_out(steps: int, before: Any, after: Any) -> None:
+    """Warn where a scan that has been traced step by step will take long to compile.
+
+    Args:
+        steps: how many there are.
+        before, after: what the scan began with, and what came of it.
+    """
+    failure = tracing.not_one_loop()
+    found = [one for one in flatten(after) if isinstance(one, Tensor)]
+    if failure is None or steps < _FEWEST_STEPS or not isinstance(tracing.recorder(), Recorder):
+        return
+    known = _nodes([one for one in flatten(before) if isinstance(one, Tensor)])
+    made = len(Graph((), _nodes(found)).nodes()) - len(Graph((), known).nodes())
+    made *= _WITH_GRADIENT if any(one.requires_grad for one in found) else 1
+    warn_of_steps(user_source(), steps, made, failure.why, failure.remedy)
 
 
 class _Body:
@@ -138,7 +159,9 @@ class _Body:
                 casts += [node.dtype] if node.primitive == "cast" else []
                 (node,) = node.inputs
             if node not in all_of:
-                raise tracing.NotOneLoop
+                raise tracing.NotOneLoop(
+                    "a step looks up by indices or labels that it computes", "Compute them before the scan"
+                )
             array = TracedArray(all_of[node])
             for dtype in reversed(casts):
                 array = array.astype(dtype)
@@ -198,7 +221,7 @@ class LoopOver(TensorTupleOp):
 
     def gradient(self, out_grad: TensorTuple, node: TensorTuple) -> list[Tensor | None]:
         if is_recording():
-            raise tracing.NotOneLoop  # to be differentiated again
+            raise tracing.NotOneLoop("its gradient is differentiated again", "Make fewer steps in one call")
         grads = _nodes(out_grad.tuple())
         with self.recorder.same_each_time() as checks, tracing.loops_written_out():
             back = _Backwards(self, grads)

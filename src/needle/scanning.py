@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from needle import tracing
 from needle.autograd import Tensor, TensorTuple
 from needle.errors import DTypeError, SettingError, ShapeError
 from needle.jit.arguments import flatten, map_leaves
-from needle.looping import loop_over
+from needle.looping import loop_over, warn_if_written_out
 from needle.ops import split, stack
 
 __all__ = ["scan"]
@@ -33,7 +34,8 @@ def scan(
 
     In a compiled function each length is a program of its own. Sixteen steps and more are compiled as one loop: the
     step is called two or three times then, not once for each element. Where it is not the same for each (it draws
-    random numbers, counts, or writes to a Tensor), the steps are written out, and planned one by one.
+    random numbers, counts, or writes to a Tensor), the steps are written out, and planned one by
+    one: a warning says so where that takes long.
 
     Shapes:
         xs: (T, …) each; a step gets (…).
@@ -75,9 +77,13 @@ def scan(
         return found
     parts = [_along_time(leaf) for leaf in flatten(xs)]
     results: list[Any] = [None] * steps
+    start = carry
     for t in reversed(range(steps)) if reverse else range(steps):
         carry, results[t] = checked(carry, _filled(xs, [part[t] for part in parts]))
-    return carry, _stacked(results, results[0 if reverse else -1])
+    stacked = _stacked(results, results[0 if reverse else -1])
+    if tracing.active:
+        warn_if_written_out(steps, (start, xs), (carry, stacked))
+    return carry, stacked
 
 
 def _count_steps(xs: Any, length: int | None) -> int:

@@ -34,6 +34,7 @@ __all__ = [
     "loops_written_out",
     "made_state",
     "may_loop",
+    "not_one_loop",
     "note_change",
     "recomputing",
     "recorder",
@@ -186,7 +187,21 @@ def recomputing() -> Iterator[None]:
 
 
 class NotOneLoop(BaseException):
-    """The steps of a loop are not the same for each element: the function is traced again, loops written out."""
+    """The steps of a loop are not the same for each element: the function is traced again, loops written out.
+
+    Args:
+        why: a clause that says it.
+        remedy: a sentence on how they become the same.
+    """
+
+    def __init__(
+        self,
+        why: str = "a step is not the same for each element",
+        remedy: str = "Pass what differs in xs, or carry it as a Tensor",
+    ) -> None:
+        super().__init__(why)
+        self.why = why
+        self.remedy = remedy
 
 
 def may_loop() -> bool:
@@ -195,14 +210,19 @@ def may_loop() -> bool:
 
 
 @contextmanager
-def loops_written_out() -> Iterator[None]:
+def loops_written_out(because: NotOneLoop | None = None) -> Iterator[None]:
     """Have loops traced step by step inside the block."""
-    before = may_loop()
-    _local.may_loop = False
+    before = may_loop(), not_one_loop()
+    _local.may_loop, _local.not_one_loop = False, because
     try:
         yield
     finally:
-        _local.may_loop = before
+        _local.may_loop, _local.not_one_loop = before
+
+
+def not_one_loop() -> NotOneLoop | None:
+    """Return why loops are traced step by step now; None where they are not, or only within a loop."""
+    return getattr(_local, "not_one_loop", None)
 
 
 def note_change() -> None:

@@ -1,10 +1,13 @@
 """Scans against the loop written out: results, gradients, containers, order, and what is refused."""
 
+import linecache
+
 import numpy as np
 import pytest
 
 import needle as ndl
 from needle import looping
+from needle.compiler import stages, written_out
 from needle.errors import DTypeError, SettingError, ShapeError
 
 WAYS = ["eager", "compiled", "looped"]
@@ -475,3 +478,74 @@ def test_a_loop_of_a_thousand_steps_is_planned_as_one():
     assert program.show().count("  for t = ") == 2  # forwards, and back
     assert len(program.show("llvm")) < 200_000
     assert "1000 times" in str(program.profile(repeats=2)) and "1000 times" in program.picture()
+
+
+# ------------------------------------------------------------------------------- what is told of long scans
+
+W = tensor(4, 4, seed=2)
+KEPT = ndl.Tensor(np.zeros((3, 4)), requires_grad=False)
+
+
+def _dropping(c, x):
+    return (ndl.tanh(c @ W + x) * ndl.init.rand(3, 4, requires_grad=False),) * 2
+
+
+def _writing(c, x):
+    KEPT.data = KEPT.data + x.detach()
+    return (ndl.tanh(c @ W + x),) * 2
+
+
+def _choosing(c, x):
+    return (ndl.tanh(c @ W + x) + ndl.ops.embedding(c.argmax(1), W),) * 2
+
+
+def _taking(factors):
+    return lambda c, x: (ndl.tanh(c @ W + x) * factors.pop(),) * 2
+
+
+def _squared_slope(x, h):
+    _, ys = ndl.scan(lambda c, x: (ndl.tanh(c @ W + x),) * 2, h, x)
+    (ys**3).sum().backward()
+    (x.grad**2).sum().backward()
+
+
+TOLD = {
+    "a step draws random numbers. Draw those of all steps before the scan": lambda x, h: ndl.scan(_dropping, h, x),
+    "a step writes to a Tensor. Carry it": lambda x, h: ndl.scan(_writing, h, x),
+    "indices or labels that it computes. Compute them before": lambda x, h: ndl.scan(_choosing, h, x),
+    "not the same for each element. Pass what differs": lambda x, h: ndl.scan(_taking(list(range(20))), h, x),
+    "its gradient is differentiated again. Make fewer": _squared_slope,
+}
+
+
+@pytest.mark.parametrize("message", TOLD)
+def test_a_long_scan_that_is_written_out_is_told_once(monkeypatch, message):
+    x, h = tensor(20, 3, 4), tensor(3, 4, seed=1)
+    monkeypatch.setattr(written_out, "_told", set())
+    ndl.jit(TOLD[message]).lower(x, h)  # not so long that it is worth a word
+    monkeypatch.setattr(written_out, "_MANY_NODES", 200)
+    match = rf"the 20 steps of a loop are written out .* about \d+ operations.*{message}"
+    with pytest.warns(UserWarning, match=match) as warned:
+        for _ in range(2):
+            ndl.jit(TOLD[message]).lower(x, h)
+    assert [one.filename for one in warned] == [__file__]
+    assert "ndl.scan(" in linecache.getline(__file__, warned[0].lineno)
+
+
+def test_nothing_is_told_of_a_scan_that_is_short_or_a_loop(monkeypatch):
+    monkeypatch.setattr(written_out, "_MANY_NODES", 1)
+    ndl.jit(lambda x, h: ndl.scan(_dropping, h, x)).lower(tensor(5, 3, 4), tensor(3, 4))
+
+    def nested(c, x):
+        return (ndl.scan(lambda c, x: (ndl.tanh(c + x),) * 2, c, x)[0],) * 2
+
+    ndl.jit(lambda x, h: ndl.scan(nested, h, x)).lower(tensor(20, 20, 3, 4), tensor(3, 4))
+
+
+def test_a_loop_that_the_compiler_writes_out_is_told(monkeypatch):
+    monkeypatch.setenv("NEEDLE_CACHE", "0")
+    monkeypatch.setattr(stages, "is_worth_a_loop", lambda node, processors: False)
+    monkeypatch.setattr(written_out, "_MANY_NODES", 40)
+    with pytest.warns(UserWarning, match="the 20 steps .*: a step is so much work") as warned:
+        ndl.jit(lambda x, h: ndl.scan(lambda c, x: (ndl.tanh(c @ W + x),) * 2, h, x))(tensor(20, 3, 4), tensor(3, 4))
+    assert [one.filename for one in warned] == [__file__]

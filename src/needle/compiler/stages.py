@@ -30,6 +30,7 @@ from needle.compiler.simplify import simplify
 from needle.compiler.steps import Program
 from needle.compiler.thread_count import available_processors
 from needle.compiler.whole_sums import reduce_rows_first
+from needle.compiler.written_out import warn_of_steps
 
 __all__ = ["Stages"]
 
@@ -93,4 +94,14 @@ def _without_slow_loops(graph: Graph, processors: int) -> Graph:
                 good.add(node)
         if not slow:
             return graph
+        _warn_if_long(slow)
         graph = unrolled(graph, slow)
+
+
+def _warn_if_long(loops: Sequence[Node]) -> None:
+    """Warn of the longest of the loops that are written out, if that takes long to compile."""
+    counts = [node.params["length"] * len(node.params["body"].nodes()) for node in loops]
+    longest = loops[counts.index(max(counts))]
+    source = next((one.source for one in longest.params["body"].nodes() if one.source is not None), None)
+    why = "a step is so much work that all threads share it"
+    warn_of_steps(source, longest.params["length"], max(counts), why, "Make fewer steps in one call")

@@ -44,8 +44,8 @@ def follow_call(
     """
     try:
         return _follow_once(fn, args, kwargs, leaves, overwrite)
-    except tracing.NotOneLoop:
-        with tracing.loops_written_out():
+    except tracing.NotOneLoop as failure:
+        with tracing.loops_written_out(because=failure):
             return _follow_once(fn, args, kwargs, leaves, overwrite)
 
 

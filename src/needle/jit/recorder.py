@@ -271,8 +271,14 @@ class Recorder:
         is_set = self.gradients.keys() != gradients.keys() or any(
             self.gradients[k] is not gradients[k] for k in gradients
         )
-        if is_written or is_set or before != len(self.before):
-            raise tracing.NotOneLoop
+        if is_written or is_set:
+            raise tracing.NotOneLoop("a step writes to a Tensor", "Carry it from step to step, and write once")
+        if any(isinstance(action, Draw) for action in self.before[before:]):
+            raise tracing.NotOneLoop(
+                "a step draws random numbers", "Draw those of all steps before the scan, and pass them in xs"
+            )
+        if before != len(self.before):
+            raise tracing.NotOneLoop("a step has an effect, or reads a setting", "Do so before the scan")
 
     def check_loops(self, graph: Graph) -> None:
         """Look for values of one step of a loop that have got out of it.
@@ -281,7 +287,7 @@ class Recorder:
             NotOneLoop: there are some.
         """
         if self.loops and any(node.primitive == "input" and node not in graph.inputs for node in graph.nodes()):
-            raise tracing.NotOneLoop
+            raise tracing.NotOneLoop("a value of one step is used outside of it", "Return it as the step's result")
 
     # ------------------------------------------------------------------- the end
 
