@@ -28,7 +28,7 @@ from needle.compiler.user_code import user_source
 from needle.compiler.written_out import warn_of_steps
 from needle.device import Array
 from needle.jit.arguments import flatten, map_leaves
-from needle.jit.notes import Check
+from needle.jit.notes import Check, TracedLoop
 from needle.jit.recorder import Recorder
 from needle.ops import make_tuple
 
@@ -64,7 +64,7 @@ def loop_over(step: Step, carry: Any, xs: Any, steps: int, reverse: bool) -> tup
         return None
     serial = recorder.new_loop()
     body = _Body(recorder, step, carry, xs)
-    body.check_all(recorder, body.checks, _nodes(sequences))
+    body.check_all(recorder, body.notes.checks, _nodes(sequences))
     found: list[Tensor] = []
     if body.outputs:
         op = LoopOver(recorder, body, steps, reverse, serial)
@@ -135,7 +135,7 @@ class _Body:
     def _trace(self, recorder: Recorder, step: Step, carry: Any, xs: Any, needs: Sequence[bool]) -> None:
         self.carried = [_stand_in(node, needed) for node, needed in zip(self.own, needs, strict=True)]
         own, elements = iter(self.carried), iter(self.elements)
-        with recorder.same_each_time() as self.checks, tracing.loops_written_out(), nodes_made() as made:
+        with recorder.same_each_time() as self.notes, tracing.loops_written_out(), nodes_made() as made:
             self.carry_on, self.result = step(
                 map_leaves(lambda _: next(own), carry), map_leaves(lambda _: next(elements), xs)
             )
@@ -210,7 +210,11 @@ class LoopOver(TensorTupleOp):
         carried, along = len(self.body.own), len(self.body.own) + len(self.body.of_elements)
         nodes = [_node(one) for one in inputs[:along]]
         self.starts, self.sequences = nodes[:carried], nodes[carried:]
-        return tuple(map(TracedArray, self._results()[: len(self.body.outputs)]))
+        results = self._results()[: len(self.body.outputs)]
+        operators, parts = tuple(self.body.notes.results), (tuple(self.starts), tuple(self.sequences))
+        loop = TracedLoop(results[0], operators, self.body.nodes, *parts, self.length, self.reverse)
+        self.recorder.scans.append(loop)
+        return tuple(map(TracedArray, results))
 
     def _results(self) -> tuple[Node, ...]:
         """Return all that the loop returns, what its gradient needs last."""
@@ -223,9 +227,9 @@ class LoopOver(TensorTupleOp):
         if is_recording():
             raise tracing.NotOneLoop("its gradient is differentiated again", "Make fewer steps in one call")
         grads = _nodes(out_grad.tuple())
-        with self.recorder.same_each_time() as checks, tracing.loops_written_out():
+        with self.recorder.same_each_time() as notes, tracing.loops_written_out():
             back = _Backwards(self, grads)
-        self.body.check_all(self.recorder, checks, self.sequences)
+        self.body.check_all(self.recorder, notes.checks, self.sequences)
         return [None if one is None else Tensor.make_const(TracedArray(one)) for one in back.adjoints()]
 
     # ---------------------------------------------------------------------------- what is kept for the gradient

@@ -48,6 +48,56 @@ def test_a_wrong_gradient(monkeypatch):
     assert w.grad is None
 
 
+def scanning(step, reverse):
+    """Return a function with a scan, its gradient, and more operators behind it."""
+
+    def f(x, h):
+        last, (ys, both) = ndl.scan(step, h, x * 2, reverse=reverse)
+        loss = (ys * ys).sum() + both.sum() + ndl.exp(last.sum())
+        loss.backward()
+        return loss
+
+    return ndl.jit(check=1)(f)
+
+
+def with_ones(*places):
+    """Return twenty elements, 0 but for those at some places."""
+    x = np.zeros((20, 3, 4), np.float32)
+    x[list(places)] = 1
+    return ndl.Tensor(x), ndl.init.zeros(3, 4)
+
+
+def sines(h, x):
+    y = ndl.sin(x)
+    h = h * 0.5 + y
+    return h, (h, ndl.ops.stack([h, y], 0))
+
+
+@pytest.mark.parametrize(("reverse", "first"), [(False, 5), (True, 9)])
+def test_a_wrong_step_of_a_scan(monkeypatch, reverse, first):
+    f, (x, h) = scanning(sines, reverse), with_ones(5, 9)
+    assert "  for t = " in f.lower(x, h).show()
+    f(x, h)
+    wrong_function(monkeypatch, "sin", "tanh")  # which is right for 0
+    line = f"{sines.__code__.co_firstlineno + 1}, in step {first} of a scan"
+    with pytest.raises(CompileError, match=rf"in result 0; .* differs is sin at .*test_check.py:{line}\. State"):
+        scanning(sines, reverse)(x, h)
+
+
+def test_a_wrong_operator_behind_a_scan(monkeypatch):
+    wrong_function(monkeypatch, "exp", "cos")
+    with pytest.raises(CompileError, match=rf"in result 0; .* differs is exp at .*{LINE}\. State"):
+        scanning(sines, False)(*with_ones(18))
+
+
+def test_a_wrong_gradient_of_a_scan(monkeypatch):
+    wrong_function(monkeypatch, "cos", "exp")
+    with pytest.raises(
+        CompileError, match=r"in the gradient of .*; each operator before the gradient of a scan agrees"
+    ):
+        scanning(sines, False)(*with_ones(18))
+
+
 def test_a_wrong_state(monkeypatch):
     wrong_function(monkeypatch, "exp", "log")
     kept = tensor(0, 0, requires_grad=False)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,20 +13,23 @@ from numpy.typing import NDArray
 
 from needle import tracing
 from needle.autograd import Tensor
-from needle.compiler import Graph
+from needle.compiler import Graph, Node
+from needle.compiler.repeat import results_of
 from needle.compiler.user_code import user_source
 from needle.device import random
 from needle.dtype import is_floating
 from needle.errors import CompileError, NonFiniteError
 from needle.jit.arguments import flatten
 from needle.jit.finite import FiniteWatch, hidden_nan_error, hides_nan, is_finite, non_finite_error
-from needle.jit.notes import OperatorResult
+from needle.jit.notes import OperatorResult, TracedLoop
 from needle.jit.program import CompiledCall
 from needle.jit.results import find_tensor, without_graph
 
 __all__ = ["check_finite", "compare_with_eager", "error_within_loop"]
 
 _DRAWS = "the random numbers that were drawn"
+# What a scan that is one loop is made of where it is none: the elements, the stacked results.
+_OF_SCANS = frozenset({"scan", "split", "stack", "make_tuple", "tuple_get_item"})
 # How far a compiled result may be from the eager one, in units of the largest element: the order of sums differs.
 _TOLERANCE = {2: 2e-2, 4: 1e-3, 8: 1e-8}
 
@@ -256,13 +261,52 @@ def _first_difference(
     """Say which operator's compiled result is the first to differ from the eager one."""
     with _effects_undone(program):
         program.bind_inputs(leaves)
-    for (one, array), (other_name, _, other) in zip(operator_results(program), eager, strict=False):
-        if one.name != other_name:
-            return f": eagerly the function applies {other_name} where its trace has {one.name} ({one.source})"
+    scans = program.recorder.scans
+    compiled, behind = _results_in_order(program), ""
+    if scans:
+        compiled = (found for found in compiled if found[0].name not in _OF_SCANS)
+        eager = [found for found in eager if found[0] not in _OF_SCANS]
+    for (one, step, array), (other_name, _, other) in zip(compiled, eager, strict=False):
+        if one.name != other_name:  # the gradient of a loop has no operators in its trace
+            return (
+                behind or f": eagerly the function applies {other_name} where its trace has {one.name} ({one.source})"
+            )
         if not _close(array, other):
             where = f" at {one.source}" if one.source else ""
-            return f"; the first operator that differs is {one.name}{where}"
+            within = "" if step is None else f", in step {step} of a scan"
+            return f"; the first operator that differs is {one.name}{where}{within}"
+        if step is not None:
+            behind = "; each operator before the gradient of a scan agrees"
     return ""
+
+
+def _results_in_order(program: CompiledCall) -> Iterator[tuple[OperatorResult, int | None, NDArray[Any]]]:
+    """Yield operators' results in the order of the eager call, those in a scan with the number of the element."""
+    loops = _results_in_loops(program)
+    for one, array in operator_results(program):
+        yield one, None, array
+        if one.node in loops:  # once: operators that pick one of the results have the same node
+            loop, found = loops.pop(one.node)
+            for t in reversed(range(loop.length)) if loop.reverse else range(loop.length):
+                yield from ((inside, t, of_all[t]) for inside, of_all in zip(loop.operators, found, strict=True))
+
+
+def _results_in_loops(program: CompiledCall) -> dict[Node, tuple[TracedLoop, list[NDArray[Any]]]]:
+    """Return for each scan, by its first result, what the operators in it return, stacked along the steps."""
+    from needle.compiler.executable import Executable  # noqa: PLC0415  LLVM is loaded when first needed
+
+    loops, ends = program.recorder.scans, [0]
+    outputs: list[Node] = []
+    for loop in loops:
+        body = replace(loop.body, given=tuple(one.node for one in loop.operators))
+        results = results_of(body.node(loop.starts, loop.sequences, loop.length, loop.reverse))
+        outputs += results[len(body.carried) :]
+        ends.append(len(outputs))
+    if not outputs:
+        return {}
+    found = Executable(Graph(program.graph.inputs, tuple(outputs)))(program.bound)
+    slices = [found[start:end] for start, end in pairwise(ends)]
+    return {loop.result: (loop, arrays) for loop, arrays in zip(loops, slices, strict=True)}
 
 
 def _beside_operators(program: CompiledCall, leaves: Sequence[Any], what: _Difference) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -11,6 +11,7 @@ import numpy as np
 from needle import tracing
 from needle.autograd import Tensor
 from needle.compiler import Node
+from needle.compiler.repeat import OpenBody
 
 __all__ = [
     "ArgumentPlace",
@@ -26,6 +27,8 @@ __all__ = [
     "Place",
     "Read",
     "StatePlace",
+    "StepNotes",
+    "TracedLoop",
 ]
 
 
@@ -137,3 +140,27 @@ class OperatorResult:
     source: str
     operands: tuple[Node, ...]
     settings: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class StepNotes:
+    """What is noted of the step of a loop and is not the function's own: what it checks, what its operators return."""
+
+    checks: list[Check] = field(default_factory=list)
+    results: list[OperatorResult] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TracedLoop:
+    """A scan that is one loop, as comparing a call with the eager one asks for what its operators return.
+
+    Fields: `result`, the node of its first result; `operators`, of its step; and what the loop is made of.
+    """
+
+    result: Node
+    operators: tuple[OperatorResult, ...]
+    body: OpenBody
+    starts: tuple[Node, ...]
+    sequences: tuple[Node, ...]
+    length: int
+    reverse: bool

@@ -35,6 +35,8 @@ from needle.jit.notes import (
     Place,
     Read,
     StatePlace,
+    StepNotes,
+    TracedLoop,
 )
 from needle.jit.side_effects import settings_of
 from needle.jit.watching import own_data
@@ -58,6 +60,7 @@ class Recorder:
         self.number_guards: list[NumberGuard] = []
         self.checks: list[Check] = []
         self.results: list[OperatorResult] = []
+        self.scans: list[TracedLoop] = []
         self.creations: list[Callable[[], object]] = []  # how to take back what was made, until a call has succeeded
         self.modules: dict[int, Any] = {}
         self.settings: list[tuple[Any, dict[str, Any]]] = []  # of the modules, as they were
@@ -252,19 +255,20 @@ class Recorder:
         return self.loops
 
     @contextmanager
-    def same_each_time(self) -> Iterator[list[Check]]:
+    def same_each_time(self) -> Iterator[StepNotes]:
         """Follow what is done in each step of a loop: nothing that the program does only once, or is told of once.
 
-        Gives the list of checks that the step asks for, filled at the end of the block.
+        Gives what is noted of the step, filled at the end of the block.
 
         Raises:
             NotOneLoop: it draws random numbers, has effects, or replaces the data or the gradient of a Tensor.
         """
         before, checks, results = len(self.before), len(self.checks), len(self.results)
         data, gradients = dict(self.data), dict(self.gradients)
-        found: list[Check] = []
+        found = StepNotes()
         yield found
-        found += self.checks[checks:]
+        found.checks.extend(self.checks[checks:])
+        found.results.extend(self.results[results:])
         del self.results[results:], self.checks[checks:]
         read = {key: data.get(key, self.original.get(key)) for key in self.data}
         is_written = any(self.data[key] is not one for key, one in read.items())
