@@ -16,7 +16,8 @@ from needle.autograd import Tensor, no_grad
 from needle.dtype import is_floating
 from needle.errors import CheckpointError, DTypeError, NeedleError
 from needle.nn import Buffer, Module, Parameter
-from needle.onnx.operators import OPERATORS, Call
+from needle.onnx.operators import OPERATORS
+from needle.onnx.rules.call import Call
 from needle.onnx.writer import onnx_package
 
 __all__ = ["OnnxModel", "load"]
