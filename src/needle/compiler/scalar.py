@@ -1,8 +1,8 @@
 """How each elementwise function is computed on one element, in LLVM's instructions.
 
 The meaning is NumPy's: NaN stays NaN through maximum, integers divide as Python's do, a cast to a narrower integer
-keeps the low bits. Only a cast that depends on the processor in NumPy is what `needle.dtype.cast` says. Nothing is fused:
-`multiply_adds` has done so where it is wanted.
+keeps the low bits. Only a cast that depends on the processor in NumPy is what `needle.dtype.cast` says. Nothing is
+fused: `multiply_adds` has done so where it is wanted.
 """
 
 from __future__ import annotations
