@@ -191,6 +191,14 @@ def test_long_attention_with_a_mask_of_keys_in_loops(kind, shape, options):
         np.testing.assert_allclose(one, other, rtol=1e-9, atol=1e-10)
 
 
+@pytest.mark.parametrize("causal", [False, True])
+def test_long_attention_with_a_mask_that_adds_much_in_loops(causal):
+    arrays = operands(*[(2, 601, 4)] * 3)
+    mask = ndl.Tensor(np.full((601,), 2000.0), requires_grad=False)
+    for one, other in compiled_and_eager(arrays, mask, causal=causal):
+        np.testing.assert_allclose(one, other, rtol=1e-7, atol=1e-9)
+
+
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_long_attention_of_narrow_numbers_in_loops(dtype):
     for one, other in compiled_and_eager(operands(*[(2, 700, 16)] * 3, dtype=dtype), causal=True):

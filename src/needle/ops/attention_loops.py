@@ -61,12 +61,12 @@ class _Blocks:
     count: int
     size: int
 
-    def divided(self, array: Array) -> Array:
-        """Return (heads, length, …) as (heads, count, size, …)."""
+    def divided(self, array: Array, padding: float = 0) -> Array:
+        """Return (heads, length, …) as (heads, count, size, …), the last elements `padding`."""
         xp = array_namespace(array)
         more = self.count * self.size - self.length
         if more:
-            array = xp.pad(array, ((0, 0), (0, more), *((0, 0),) * (array.ndim - 2)))
+            array = xp.pad(array, ((0, 0), (0, more), *((0, 0),) * (array.ndim - 2)), constant_values=padding)
         return xp.reshape(array, (array.shape[0], self.count, self.size, *array.shape[2:]))
 
     def joined(self, array: Array) -> Array:
@@ -199,7 +199,7 @@ class AttentionLoops:
             (dq,), (dk, dv) = xp.repeat_step(keys, start, sequences, backwards=True)
             return (), (dq, dk, dv)
 
-        of_queries = [self._by_head(one) for one in (g, lse, xp.sum(xp.astype(g * y, wide), axis=-1, keepdims=True))]
+        slope, lse, delta = map(self._by_head, (g, lse, xp.sum(xp.astype(g * y, wide), axis=-1, keepdims=True)))
         counts = self._in_groups(xp.asarray(self._rows_seeing(rows, columns))[None], groups)
         sequences = [
             *((self._in_groups(columns.divided(one), groups), 1) for one in (self.k, self.v)),
@@ -207,7 +207,9 @@ class AttentionLoops:
             (self._in_groups(xp.asarray(is_first)[None], groups), 1),
             (counts, 1),
             (xp.arange(self.heads, dtype=np.uint32), groups),
-            *((rows.divided(one), groups) for one in (self.q, *of_queries)),
+            *((rows.divided(one), groups) for one in (self.q, slope)),
+            (rows.divided(lse, math.inf), groups),  # whatever a mask adds, queries that are not there have no weights
+            (rows.divided(delta), groups),
             *((self._in_groups(columns.divided(one), groups), 1) for one in self.masks),
         ]
         arrays, every = zip(*sequences, strict=True)
