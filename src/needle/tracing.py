@@ -17,6 +17,7 @@ import re
 import threading
 from collections.abc import Callable, Hashable, Iterator, Sequence, Set
 from contextlib import contextmanager
+from functools import lru_cache
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
@@ -280,16 +281,18 @@ class HostNumber:
         owner: the recorder.
         formula: Python's text for the number, of those that were read in this call: `numbers[0]` is the first.
         value: the number now.
+        depth: how many parentheses are around parts of the formula.
     """
 
     # NumPy's arrays leave arithmetic with these numbers to the methods below.
     __array_ufunc__ = None
-    __slots__ = ("formula", "owner", "value")
+    __slots__ = ("depth", "formula", "owner", "value")
 
-    def __init__(self, owner: Any, formula: str, value: Number) -> None:
+    def __init__(self, owner: Any, formula: str, value: Number, depth: int = 1) -> None:
         self.owner = owner
         self.formula = formula
         self.value = value
+        self.depth = depth
 
     @property
     def reads(self) -> Set[int]:
@@ -298,15 +301,16 @@ class HostNumber:
 
     def function(self) -> Callable[[Sequence[Number]], Number]:
         """Return what computes the number from those that were read in a call."""
-        text = f"lambda numbers: {self.formula}"
-        function: Callable[[Sequence[Number]], Number] = eval(text, dict(_NO_DIGITS))  # noqa: S307  of digits and signs
-        return function
+        return _function(self.formula)
 
     def _combine(self, function: Callable[[Any, Any], Any], a: object, b: object) -> Any:
         if not (isinstance(a, _NUMBERS) and isinstance(b, _NUMBERS)):
             return self._with_array(function, a, b)
-        (first, value_a), (second, value_b) = _parts(a), _parts(b)
-        return HostNumber(self.owner, f"({first} {_SIGNS[function]} {second})", function(value_a, value_b))
+        (first, value_a, depth_a), (second, value_b, depth_b) = _parts(a), _parts(b)
+        formula, depth = f"({first} {_SIGNS[function]} {second})", max(depth_a, depth_b) + 1
+        if depth == _DEEPEST:
+            formula, depth = f"function({formula!r})(numbers)", 1
+        return HostNumber(self.owner, formula, function(value_a, value_b), depth)
 
     def _with_array(self, function: Callable[[Any, Any], Any], a: object, b: object) -> Any:
         other = b if a is self else a
@@ -397,13 +401,21 @@ class HostNumber:
 
 _NUMBERS = (int, float, HostNumber)
 _SIGNS = {operator.add: "+", operator.sub: "-", operator.mul: "*", operator.truediv: "/", operator.pow: "**"}
-# What stands for numbers that are not written in digits.
-_NO_DIGITS = {"inf": math.inf, "nan": math.nan}
+# Python reads no text with more than 200 parentheses in each other: what has so many is a function of its own.
+_DEEPEST = 100
 
 
-def _parts(operand: Any) -> tuple[str, Number]:
-    """Return the formula of a number and its value."""
+def _parts(operand: Any) -> tuple[str, Number, int]:
+    """Return the formula of a number, its value, and how deep the formula is."""
     if isinstance(operand, HostNumber):
-        return operand.formula, operand.value
+        return operand.formula, operand.value, operand.depth
     plain = operand.item() if isinstance(operand, np.generic) else operand
-    return f"({plain!r})", plain
+    return f"({plain!r})", plain, 1
+
+
+@lru_cache(maxsize=256)
+def _function(formula: str) -> Callable[[Sequence[Number]], Number]:
+    # Beside digits and signs there are numbers that have none, and formulas as texts.
+    names = {"inf": math.inf, "nan": math.nan, "function": _function}
+    function: Callable[[Sequence[Number]], Number] = eval(f"lambda numbers: {formula}", names)  # noqa: S307
+    return function

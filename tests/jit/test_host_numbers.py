@@ -32,6 +32,14 @@ def test_a_formula_knows_which_numbers_it_reads():
     assert (2 - 1 / formula(values, 1) ** 0.5).reads == {1}
 
 
+def test_formulas_may_be_deep():
+    one, expected = tracing.HostNumber(None, "numbers[3]", 2.0), 7.0
+    for _ in range(450):
+        one, expected = one * 0.99 + 0.1, expected * 0.99 + 0.1
+    assert one.function()([0, 0, 0, 7.0]) == expected
+    assert one.reads == {3}
+
+
 def test_scalars_follow_the_numbers_that_change():
     values = [2.0, 3.0, 5.0]
     numbers = numbers_of(values)
