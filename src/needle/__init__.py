@@ -4,6 +4,8 @@
 `ndl.init`, `ndl.optim` and `ndl.data`.
 """
 
+from typing import TYPE_CHECKING, Any
+
 from needle import autograd as autograd
 from needle import data as data
 from needle import device as device
@@ -11,7 +13,6 @@ from needle import errors as errors
 from needle import init as init
 from needle import interchange as interchange
 from needle import nn as nn
-from needle import onnx as onnx
 from needle import ops as ops
 from needle import optim as optim
 from needle.autocasting import autocast as autocast
@@ -47,7 +48,19 @@ from needle.ops import *
 from needle.scanning import scan as scan
 from needle.tracing import is_recomputing as is_recomputing
 
+if TYPE_CHECKING:
+    from needle import onnx as onnx
+
 __version__ = "0.1.0"
 
 _watch_from_environment()
 _make_known_to_einops()
+
+
+def __getattr__(name: str) -> Any:
+    """Load `ndl.onnx` when it is asked for: few programs need it."""
+    if name != "onnx":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    import needle.onnx  # noqa: PLC0415
+
+    return needle.onnx

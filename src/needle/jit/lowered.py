@@ -24,7 +24,7 @@ class Lowered:
         >>> print(ndl.jit(lambda x: x * 2 + 1).lower(x).show("kernels"))  # doctest: +ELLIPSIS
         kernel k0...
           for i0 < 2:
-            b1[i0] = add(multiply(in0[i0], 2.0), 1.0)
+            b1[i0] = multiply_add(in0[i0], 2.0, 1.0)
         return b1[2]
     """
 
