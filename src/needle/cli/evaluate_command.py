@@ -6,7 +6,7 @@ from typing import Any
 
 from needle.cli.architectures import ARCHITECTURES, check_classifier
 from needle.cli.parser import add_command, whole
-from needle.cli.runs import find_model
+from needle.cli.runs import MODEL_OPTIONS, find_model
 from needle.cli.show import confusion_table, new_console, percent
 from needle.cli.sources import DATASETS, Source, add_data, open_source
 from needle.data import DataLoader
@@ -26,7 +26,7 @@ def add_to(commands: Any) -> None:
         description="Measure a saved model on test images: error, loss, and which class is taken for which.",
         epilog="examples:\n  needle evaluate\n  needle evaluate runs/mnist-20260101-120000 --data-dir data/mnist",
     )
-    parser.add_argument("model", nargs="?", metavar="MODEL", help="a run's folder (default: the latest under runs/)")
+    parser.add_argument("model", nargs="?", **MODEL_OPTIONS)
     add_data(parser, f"{', '.join(DATASETS)} (default: the one that the model was trained on)")
     parser.add_argument(
         "--batch-size", type=whole(1), default=1000, metavar="N", help="images at a time (default: 1000)"

@@ -9,7 +9,7 @@ from needle.autograd import Tensor
 from needle.cli.architectures import ARCHITECTURES, check_classifier
 from needle.cli.images import Picture, prepare, prepare_colour, read_colour, read_grey
 from needle.cli.parser import add_command
-from needle.cli.runs import find_model
+from needle.cli.runs import MODEL_OPTIONS, find_model
 from needle.cli.show import new_console, percent, probability_table
 from needle.cli.sources import ink_box
 from needle.train import load_model, predict_probabilities
@@ -32,7 +32,7 @@ def add_to(commands: Any) -> None:
         "  needle predict --model runs/mnist-20260101-120000 a.png b.jpg c.npy",
     )
     parser.add_argument("images", nargs="+", metavar="IMAGE", help="a picture file")
-    parser.add_argument("--model", metavar="MODEL", help="a run's folder (default: the latest under runs/)")
+    parser.add_argument("--model", **MODEL_OPTIONS)
     parser.add_argument("--as-is", action="store_true", help="do not crop, centre or invert; only make grey and resize")
 
 

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from typing import Any
 
 from needle.errors import CheckpointError
 from needle.train import write_file
 
-__all__ = ["RUNS", "find_model", "new_run_folder", "remember_latest"]
+__all__ = ["MODEL_OPTIONS", "RUNS", "find_model", "new_run_folder", "remember_latest"]
 
 RUNS = Path("runs")
 LATEST = "latest"
+# How a command asks for the model that `find_model` finds.
+MODEL_OPTIONS: dict[str, Any] = {"metavar": "MODEL", "help": "a run's folder (default: the latest under runs/)"}
 
 
 def new_run_folder(dataset: str) -> Path:

@@ -11,7 +11,7 @@ import numpy as np
 
 from needle.cli.architectures import ARCHITECTURES
 from needle.cli.parser import add_command, number, whole
-from needle.cli.runs import find_model
+from needle.cli.runs import MODEL_OPTIONS, find_model
 from needle.data import Tokenizer, tokenizer_from_json
 from needle.errors import CheckpointError
 from needle.train import TokenSampler, load_model, sample_tokens
@@ -29,7 +29,7 @@ def add_to(commands: Any) -> None:
         description="Write text with a language model that `needle train --text FILE` has made.",
         epilog='examples:\n  needle sample\n  needle sample runs/book-20260101-120000 --prompt "Once upon" --top-k 20',
     )
-    parser.add_argument("model", nargs="?", metavar="MODEL", help="a run's folder (default: the latest under runs/)")
+    parser.add_argument("model", nargs="?", **MODEL_OPTIONS)
     parser.add_argument("--prompt", metavar="TEXT", help="what the text begins with (default: a new line)")
     parser.add_argument("--length", type=whole(0), default=400, metavar="N", help="tokens to write (default: 400)")
     parser.add_argument(

@@ -51,7 +51,7 @@ class Stages:
     """
 
     def __init__(self, graph: Graph, may_overwrite: Mapping[int, int], drawn: Sequence[int] = ()) -> None:
-        self.simplified = _simplified(_with_loops(graph) if has_loops(graph) else graph)
+        self.simplified = _simplified(_with_good_loops(graph, available_processors()))
         program = without_products_of_zeros(
             without_borders(schedule(with_activations_again(self.simplified, host())), host()), host()
         )
@@ -68,20 +68,19 @@ def _simplified(graph: Graph) -> Graph:
     return fuse_multiply_adds(keep_one_form(simplify(find_moments_in_blocks(reduce_rows_first(graph), host()))))
 
 
-def _with_loops(graph: Graph) -> Graph:
+def _with_good_loops(graph: Graph, processors: int) -> Graph:
     """Return a graph with the bodies of its loops simplified, and those loops written out that are no gain.
 
     One thread goes through a body. But where a loop is written out, those in its body are loops of all threads.
     """
+    if not has_loops(graph):
+        return graph
     graph = without_unused_results(with_bodies(with_one_form_each(graph), _simplified_body))
-    return _without_slow_loops(graph, available_processors())
+    return _without_slow_loops(graph, processors)
 
 
 def _simplified_body(body: Graph) -> Graph:
-    if has_loops(body):
-        body = without_unused_results(with_bodies(with_one_form_each(body), _simplified_body))
-        body = _without_slow_loops(body, 1)
-    return _simplified(body)
+    return _simplified(_with_good_loops(body, 1))
 
 
 def _without_slow_loops(graph: Graph, processors: int) -> Graph:

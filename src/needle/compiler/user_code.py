@@ -26,6 +26,7 @@ __all__ = [
     "uncompiled_error",
     "user_frame",
     "user_source",
+    "warn_at",
     "warn_user",
 ]
 
@@ -94,8 +95,12 @@ def uncompiled_error(what: str, shape_depends_on_values: bool = False) -> TraceE
 
 def warn_user(message: str) -> None:
     """Warn at the line of the user's program that has called Needle."""
-    source = user_source()
+    warn_at(user_source(), message)
+
+
+def warn_at(source: Source | None, message: str) -> None:
+    """Warn at a line of the user's program, or where none is known, here."""
     if source is None:
-        warnings.warn(message, stacklevel=2)
+        warnings.warn(message, stacklevel=3)
     else:
         warnings.warn_explicit(message, UserWarning, source.file, source.line)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import warnings
-
 from needle.compiler.graph import Source
+from needle.compiler.user_code import warn_at
 
 __all__ = ["warn_of_steps"]
 
@@ -26,11 +25,8 @@ def warn_of_steps(source: Source | None, steps: int, nodes: int, why: str, remed
     if nodes < _MANY_NODES or source in _told:
         return
     _told.add(source)
-    message = (
+    warn_at(
+        source,
         f"the {steps} steps of a loop are written out one by one in a compiled function, about {nodes} operations, "
-        f"which take long to compile: {why}. {remedy}"
+        f"which take long to compile: {why}. {remedy}",
     )
-    if source is None:
-        warnings.warn(message, stacklevel=2)
-    else:
-        warnings.warn_explicit(message, UserWarning, source.file, source.line)

@@ -92,7 +92,7 @@ class AttentionLoops:
         self.xp = array_namespace(q)
         self.lead = q.shape[:-2]
         self.heads = math.prod(self.lead)
-        self.q, self.k, self.v = (self.xp.reshape(one, (self.heads, *one.shape[-2:])) for one in (q, k, v))
+        self.q, self.k, self.v = map(self._by_head, (q, k, v))
         self.seed = others[-1] if attention.dropout else None
         self.masks = [self._mask(one) for one in attention.mask(tuple(others))]
         self.dtype = q.dtype

@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -75,7 +76,7 @@ class Pooling(TensorOp):
             raise ShapeError(f"padding is at most half a window, got {padding} for windows of {reach}")
         windows = Windows(kernel, stride, padding, dilation, reach, 1)
         if self.ceil_mode:
-            windows.padding = over_the_end(windows, image[1:-1])
+            windows = replace(windows, padding=over_the_end(windows, image[1:-1]))
         windows.count(image[1:-1])
         return windows
 

@@ -11,7 +11,7 @@ import math
 from collections.abc import Sequence
 
 from needle.device import Array, array_namespace
-from needle.ops.windows import Windows, interleave, taps, view_windows, windows_in
+from needle.ops.windows import Windows, interleave, taps, view_windows
 
 __all__ = ["convolve", "correlate", "spread"]
 
@@ -20,7 +20,7 @@ def convolve(image: Array, weight: Array, windows: Windows) -> Array:
     """Weight and sum the windows of a padded image: (N, *size, C), (*kernel, C/groups, O) → (N, *count, O)."""
     xp = array_namespace(image)
     groups, features = windows.groups, weight.shape[-1]
-    shape = (image.shape[0], *windows_in(image, windows), features)
+    shape = (image.shape[0], *windows.count_in_padded(image.shape[1:-1]), features)
     if weight.shape[-2] == 1 and groups > 1:
         return xp.reshape(_convolve_channels(image, weight, windows), shape)
     view = view_windows(image, windows)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import operator
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 import numpy as np
@@ -65,24 +66,16 @@ def padding_pairs(padding: Padding, reach: Sequence[int], stride: Sequence[int])
     return tuple((width, width) for width in per_axis("padding", padding, len(reach), 0))  # type: ignore[arg-type]
 
 
+@dataclass(frozen=True, eq=False, slots=True)
 class Windows:
     """Windows over the spatial axes of an image: their size, where they lie, and what is around the image."""
 
-    def __init__(  # noqa: PLR0917
-        self,
-        kernel: tuple[int, ...],
-        stride: tuple[int, ...],
-        padding: tuple[tuple[int, int], ...],
-        dilation: tuple[int, ...],
-        reach: tuple[int, ...],
-        groups: int,
-    ) -> None:
-        self.kernel = kernel
-        self.stride = stride
-        self.padding = padding
-        self.dilation = dilation
-        self.reach = reach
-        self.groups = groups
+    kernel: tuple[int, ...]
+    stride: tuple[int, ...]
+    padding: tuple[tuple[int, int], ...]
+    dilation: tuple[int, ...]
+    reach: tuple[int, ...]
+    groups: int
 
     def padded_size(self, size: Sequence[int]) -> tuple[int, ...]:
         """Return the spatial lengths with padding."""
@@ -100,7 +93,11 @@ class Windows:
                 f"a window of {self.reach} does not fit into the image of {padded} (with padding): "
                 "use a smaller kernel or dilation, or more padding"
             )
-        pairs = zip(padded, self.reach, self.stride, strict=True)
+        return self.count_in_padded(padded)
+
+    def count_in_padded(self, size: Sequence[int]) -> tuple[int, ...]:
+        """Return how many windows there are along each axis of an image of this size, padding included."""
+        pairs = zip(size, self.reach, self.stride, strict=True)
         return tuple((length - reach) // step + 1 for length, reach, step in pairs)
 
     def pad(self, image: Array) -> Array:
@@ -126,17 +123,11 @@ def view_windows(image: Array, windows: Windows) -> Array:
 
 def taps(image: Array, windows: Windows) -> Iterator[Array]:
     """Yield for each element of the kernel what it meets: a view (N, *count, C) of the padded image."""
-    count = windows_in(image, windows)
+    count = windows.count_in_padded(image.shape[1:-1])
     for position in itertools.product(*map(range, windows.kernel)):
         starts = [apart * at for apart, at in zip(windows.dilation, position, strict=True)]
         parts = zip(starts, windows.stride, count, strict=True)
         yield image[(slice(None), *(slice(start, start + step * (n - 1) + 1, step) for start, step, n in parts))]
-
-
-def windows_in(image: Array, windows: Windows) -> tuple[int, ...]:
-    """Return how many windows a padded image has along each axis."""
-    pairs = zip(image.shape[1:-1], windows.reach, windows.stride, strict=True)
-    return tuple((length - reach) // step + 1 for length, reach, step in pairs)
 
 
 def interleave(phases: Sequence[Array], strides: Sequence[int], size: Sequence[int]) -> Array:

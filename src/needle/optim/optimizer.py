@@ -160,7 +160,7 @@ class Optimizer:
         Reference:
             R. Pascanu et al., "On the difficulty of training recurrent neural networks", 2013, algorithm 1.
         """
-        return clipping.clip_norm(self._with_gradient(), max_norm)
+        return clipping.clip_norm(self.parameters_with_gradient(), max_norm)
 
     def clip_grad_value(self, limit: float) -> None:
         """Limit every element of every gradient to [−limit, limit].
@@ -168,7 +168,7 @@ class Optimizer:
         Raises:
             SettingError: `limit` is not above 0.
         """
-        clipping.clip_value(self._with_gradient(), limit)
+        clipping.clip_value(self.parameters_with_gradient(), limit)
 
     def state_dict(self) -> dict[str, Any]:
         """Return all that a step depends on beside the parameters and their gradients.
@@ -228,7 +228,8 @@ class Optimizer:
     def _all_params(self) -> tuple[int, ...]:
         return tuple(map(id, self.params))
 
-    def _with_gradient(self) -> list[Tensor]:
+    def parameters_with_gradient(self) -> list[Tensor]:
+        """Return the parameters that have a gradient, each once."""
         guard(self._all_params, "an optimizer's parameters")
         return list(dict.fromkeys(parameter for parameter in self.params if parameter.grad is not None))
 

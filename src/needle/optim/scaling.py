@@ -284,7 +284,7 @@ class _Divided:
 
 def _with_gradient(optimizer: Optimizer, name: str) -> list[Tensor]:
     """Return the parameters that have a gradient, each once."""
-    parameters = list(dict.fromkeys(one for one in optimizer.params if one.grad is not None))
+    parameters = optimizer.parameters_with_gradient()
     if not parameters:
         raise GradientError(f"GradScaler.{name}: no parameter of the optimizer has a gradient: call backward() first")
     return parameters
